@@ -175,7 +175,8 @@ type Service interface {
 	RemoveRW(ctx context.Context, id string) error
 	// OpenRoot opens the root folder of a container, running or not, for reading and writing as the container's root
 	// (copy, export, user look-up): paths are resolved beneath it only. Close it soon.
-	OpenRoot(ctx context.Context, id string, layers []string) (Root, error)
+	// volumes are shown where they would be mounted; binds are seen in running containers only.
+	OpenRoot(ctx context.Context, id string, layers []string, volumes []Mount) (Root, error)
 }
 
 // Root is an open container root: work on it happens in a child process whose root is the container's.
@@ -183,5 +184,8 @@ type Root interface {
 	// Path is a folder of the engine's mount namespace where the root is mounted. Resolve beneath it with
 	// openat2(RESOLVE_IN_ROOT) only (SECURITY T-401).
 	Path() string
+	// Base is the U id of the root's id 0: id i inside is U id Base+i, for 65536 ids. A child process that shall work on
+	// the files gets a user namespace with the map 0 Base 65536 and makes Path its root folder.
+	Base() uint32
 	Close() error
 }
