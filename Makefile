@@ -1,0 +1,54 @@
+# Stockade. "make run" starts a server and shows it; "make test" checks everything.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: build tools run stop check test test-e2e test-attack test-fault fuzz bench golden install clean
+
+export GOFLAGS := -buildvcs=false
+export CGO_ENABLED := 0
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X stockade/internal/version.Version=$(VERSION) -X stockade/internal/version.Commit=$(COMMIT)
+DESTDIR ?=
+LIBEXEC ?= /usr/local/libexec/stockade
+
+build: ## programs into bin/
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+tools: ## pinned tools into bin/, if missing
+	scripts/tools.sh test
+
+run: ## starts a server with a demo, as root
+	scripts/run.sh
+
+stop: ## ends what "make run" started
+	scripts/stop.sh
+
+check: ## format, vet, staticcheck, unit tests, import rules; no root
+	scripts/tools.sh check
+	scripts/check.sh
+
+test: ## everything, as root; installs what it needs
+	scripts/test.sh all
+
+test-e2e test-attack test-fault: ## one whole-server suite, as root
+	scripts/test.sh $(@:test-%=%)
+
+fuzz: ## each fuzz target for FUZZTIME (default 20s)
+	scripts/fuzz.sh
+
+bench: ## side-by-side measurement
+	go run ./bench/...
+
+golden: ## writes the golden files anew
+	go test -count=1 ./... -update
+
+install: build
+	scripts/tools.sh run
+	install -d -m 0755 $(DESTDIR)$(LIBEXEC)
+	install -m 0755 bin/stockade bin/stockade-* bin/runc $(DESTDIR)$(LIBEXEC)/
+	install -d -m 0755 $(DESTDIR)/usr/local/bin
+	ln -sfn $(LIBEXEC)/stockade $(DESTDIR)/usr/local/bin/stockade
+
+clean:
+	rm -rf bin
