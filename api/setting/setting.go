@@ -32,6 +32,7 @@ type Gate struct {
 	LowPorts     []uint16 // host ports below 1024 that may be published
 	BindPrefixes []string // for a caller with uid 0: binds only beneath these folders
 	Runtimes     []string // names that HostConfig.Runtime may have
+	Containers   IDRange  // host ids of containers, refused as callers: IDs.Sub
 	Version      string   // the server's version
 }
 
