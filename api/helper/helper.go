@@ -8,7 +8,6 @@
 // Trust: the receiver believes nothing in these values; each helper checks them again (docs/dev/helper-protocol.md).
 package helper
 
-
 // Version of the protocol; a peer with another one is refused.
 const Version = 1
 
@@ -199,18 +198,18 @@ type EndpointList struct {
 
 // Limits of one cgroup. Zero means: leave it as it is (no limit in a new one).
 type Limits struct {
-	Memory       int64  `json:"memory,omitempty"`      // bytes
-	MemorySwap   int64  `json:"memorySwap,omitempty"`  // bytes, memory and swap together; -1: no limit
-	Reservation  int64  `json:"reservation,omitempty"` // bytes, soft limit
-	Pids         int64  `json:"pids,omitempty"`        // -1: no limit
-	CPUQuota     int64  `json:"cpuQuota,omitempty"`    // microseconds per period; -1: no limit
-	CPUPeriod    uint64 `json:"cpuPeriod,omitempty"`   // microseconds
-	CPUShares    uint64 `json:"cpuShares,omitempty"`   // v1 scale, 2…262144
-	CpusetCPUs   string `json:"cpusetCpus,omitempty"`  // list format of cpuset(7)
-	CpusetMems   string `json:"cpusetMems,omitempty"`
-	BlkioWeight  uint16 `json:"blkioWeight,omitempty"`  // 10…1000
-	Swappiness   *int64 `json:"swappiness,omitempty"`   // 0…100, v1 only
-	DisableOOM   bool   `json:"disableOom,omitempty"`   // always refused; listed so that a request naming it is refused by name
+	Memory      int64  `json:"memory,omitempty"`      // bytes
+	MemorySwap  int64  `json:"memorySwap,omitempty"`  // bytes, memory and swap together; -1: no limit
+	Reservation int64  `json:"reservation,omitempty"` // bytes, soft limit
+	Pids        int64  `json:"pids,omitempty"`        // -1: no limit
+	CPUQuota    int64  `json:"cpuQuota,omitempty"`    // microseconds per period; -1: no limit
+	CPUPeriod   uint64 `json:"cpuPeriod,omitempty"`   // microseconds
+	CPUShares   uint64 `json:"cpuShares,omitempty"`   // v1 scale, 2…262144
+	CpusetCPUs  string `json:"cpusetCpus,omitempty"`  // list format of cpuset(7)
+	CpusetMems  string `json:"cpusetMems,omitempty"`
+	BlkioWeight uint16 `json:"blkioWeight,omitempty"` // 10…1000
+	Swappiness  *int64 `json:"swappiness,omitempty"`  // 0…100, v1 only
+	DisableOOM  bool   `json:"disableOom,omitempty"`  // always refused; listed so that a request naming it is refused by name
 }
 
 // CgroupCreate (cgroupd; op "create") makes the container's group and sets limits. An existing one gets the limits.
@@ -275,4 +274,3 @@ type BlkioEntry struct {
 	Op           string // read, write, sync, async, total…
 	Value        uint64
 }
-

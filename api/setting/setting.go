@@ -12,7 +12,9 @@ type IDRange struct {
 }
 
 // Contains tells whether host id lies in the range.
-func (r IDRange) Contains(id uint32) bool { return id >= r.First && uint64(id) < uint64(r.First)+uint64(r.Count) }
+func (r IDRange) Contains(id uint32) bool {
+	return id >= r.First && uint64(id) < uint64(r.First)+uint64(r.Count)
+}
 
 // BlockSize is the number of ids that each running container gets, and the size of the store's own block.
 const BlockSize = 65536

@@ -31,6 +31,8 @@ type Spec struct {
 	// StdinOnce closes standard input when the first attached client that had it goes away.
 	StdinOnce bool
 	Init      bool // run the engine's init as the first process
+	// Ephemeral: the writable layer ends with the container (--rm), so nothing in it needs to reach the disk.
+	Ephemeral bool
 	Files     Files
 }
 

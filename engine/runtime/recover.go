@@ -1,0 +1,219 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"stockade/api/helper"
+	"stockade/engine/shim"
+	"stockade/internal/seqpacket"
+)
+
+// grantGrace is how long a grant may be without a container: the create request that it was made for may be under way.
+const grantGrace = 10 * time.Minute
+
+// Recover implements Service.
+func (r *Runtime) Recover(ctx context.Context, id string) (Task, error) {
+	defer r.lock(id)()
+	if t := r.task(id); t != nil {
+		return t, nil
+	}
+	entries, err := os.ReadDir(r.bundles)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		st, err := readState(filepath.Join(r.bundles, e.Name()))
+		if err != nil || st.Container != id || st.Started.IsZero() {
+			continue
+		}
+		t := r.recover(ctx, e.Name(), st)
+		r.mu.Lock()
+		r.tasks[id] = t
+		r.mu.Unlock()
+		return t, nil
+	}
+	return nil, fmt.Errorf("container %s has left nothing: %w", id, errdefs.ErrNotFound)
+}
+
+func (r *Runtime) recover(ctx context.Context, name string, st state) *task {
+	sl := &slot{id: name, block: st.Block, bundle: filepath.Join(r.bundles, name), endpoint: st.Endpoint}
+	t := &task{r: r, id: st.Container, slot: sl, state: st, tty: st.TTY, skipped: st.Skipped, done: make(chan struct{})}
+	r.mu.Lock()
+	r.blocks[st.Block] = true
+	r.mu.Unlock()
+	if st.Endpoint != nil {
+		if _, err := r.addrs.Allocate(ctx, name, st.Endpoint.Address); err != nil {
+			r.log.Error("address of a running container", "container", st.Container, "err", err)
+		}
+	}
+	if fd, err := unix.PidfdOpen(st.PID, 0); err == nil {
+		f := os.NewFile(uintptr(fd), "pidfd")
+		// Held by pidfd first, compared then: the pid cannot change its meaning in between.
+		if at, err := startTime(st.PID); err == nil && at == st.StartTime {
+			t.pidfd = f
+		} else {
+			f.Close()
+		}
+	}
+	client, err := shim.Connect(ctx, sl.bundle)
+	if err != nil {
+		t.finish(t.lost())
+		return t
+	}
+	sl.shim = client
+	t.watch()
+	return t
+}
+
+// Reconcile implements Service.
+func (r *Runtime) Reconcile(ctx context.Context, known map[string]bool, grants map[string]bool) error {
+	var errs []error
+	slots := map[string]bool{}
+	r.mu.Lock()
+	for _, t := range r.tasks {
+		slots[t.slot.id] = true
+	}
+	r.mu.Unlock()
+	entries, err := os.ReadDir(r.bundles)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !slots[e.Name()] {
+			r.endStray(ctx, e.Name())
+		}
+	}
+	cgroups, _, err := seqpacket.Call[helper.None, helper.CgroupList](ctx, r.cgroupd, "list", helper.None{})
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, id := range cgroups.IDs {
+		if !slots[id] {
+			r.endCgroup(ctx, id)
+		}
+	}
+	endpoints, _, err := seqpacket.Call[helper.None, helper.EndpointList](ctx, r.netd, "list", helper.None{})
+	if err != nil {
+		errs = append(errs, err)
+	}
+	var stray []string
+	for _, id := range endpoints.IDs {
+		if !slots[id] {
+			stray = append(stray, id)
+		}
+	}
+	for len(stray) > 0 {
+		n := min(len(stray), 500)
+		if _, _, err := seqpacket.Call[helper.Detach, helper.None](ctx, r.netd, "detach", helper.Detach{IDs: stray[:n]}); err != nil {
+			errs = append(errs, err)
+		}
+		stray = stray[n:]
+	}
+	errs = append(errs, r.dropStrayGrants(ctx, grants))
+	dirs, err := os.ReadDir(filepath.Join(r.store, helper.KindRW))
+	errs = append(errs, err)
+	for _, d := range dirs {
+		if !known[d.Name()] {
+			errs = append(errs, r.RemoveRW(ctx, d.Name()))
+		}
+	}
+	trash, err := os.ReadDir(filepath.Join(r.store, "trash"))
+	errs = append(errs, err)
+	for _, d := range trash {
+		path := filepath.Join(r.store, "trash", d.Name())
+		r.later(func() { _ = os.RemoveAll(path) })
+	}
+	// Runtime state whose container is gone, roots that were open for a copy.
+	for _, dir := range []string{"r", "roots"} {
+		list, err := os.ReadDir(filepath.Join(r.cfg.Run, dir))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for _, e := range list {
+			if !slots[e.Name()] {
+				errs = append(errs, removeBundle(filepath.Join(r.cfg.Run, dir, e.Name())))
+			}
+		}
+	}
+	r.refill()
+	return errors.Join(errs...)
+}
+
+// endStray ends a bundle that belongs to no container: a slot that waited, or a start that was not acknowledged.
+func (r *Runtime) endStray(ctx context.Context, name string) {
+	bundle := filepath.Join(r.bundles, name)
+	cctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if c, err := shim.Connect(cctx, bundle); err == nil {
+		if pid := c.Hello().PID; pid > 0 && c.Hello().Exit == nil {
+			if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+				f := os.NewFile(uintptr(fd), "pidfd")
+				sigkill(f)
+				waitPidfd(f)
+				f.Close()
+			}
+		}
+		_, _ = c.Do(cctx, shim.Request{Op: shim.OpRelease})
+		c.Close()
+	}
+	r.endCgroup(ctx, name)
+	if err := removeBundle(bundle); err != nil {
+		r.log.Warn("remove stray bundle", "slot", name, "err", err)
+	}
+}
+
+// endCgroup kills what is left in a cgroup of ours and removes it.
+func (r *Runtime) endCgroup(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	_, _, _ = seqpacket.Call[helper.CgroupID, helper.None](ctx, r.cgroupd, "thaw", helper.CgroupID{ID: id})
+	list, _, err := seqpacket.Call[helper.CgroupID, helper.CgroupPids](ctx, r.cgroupd, "pids", helper.CgroupID{ID: id})
+	if err == nil {
+		for _, pid := range list.Pids {
+			// The kernel lets us signal only what lives in U.
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	r.removeCgroup(ctx, id)
+}
+
+func (r *Runtime) dropStrayGrants(ctx context.Context, known map[string]bool) error {
+	after := ""
+	var stray []string
+	for {
+		page, _, err := seqpacket.Call[helper.ListGrants, helper.GrantList](ctx, r.grantd, "list", helper.ListGrants{After: after})
+		if err != nil {
+			return err
+		}
+		if len(page.Grants) == 0 {
+			break
+		}
+		for _, g := range page.Grants {
+			if !known[g.ID] && time.Since(time.Unix(g.Created, 0)) > grantGrace {
+				stray = append(stray, g.ID)
+			}
+		}
+		after = page.Grants[len(page.Grants)-1].ID
+	}
+	return r.DropGrants(ctx, stray)
+}
+
+// DropGrants ends grants of removed containers.
+func (r *Runtime) DropGrants(ctx context.Context, ids []string) error {
+	for len(ids) > 0 {
+		n := min(len(ids), 500)
+		if _, _, err := seqpacket.Call[helper.Drop, helper.None](ctx, r.grantd, "drop", helper.Drop{IDs: ids[:n]}); err != nil {
+			return err
+		}
+		ids = ids[n:]
+	}
+	return nil
+}
