@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -23,16 +24,16 @@ func (s *Service) Register(rt *httpapi.Router) {
 	rt.Handle("DELETE /volumes/{name}", s.remove)
 }
 
-func view(v Volume) api.Volume {
+func (s *Service) view(v Volume) api.Volume {
 	return api.Volume{
 		Name: v.Name, Driver: "local", Scope: "local", Labels: v.Labels, Options: nil,
-		CreatedAt: v.Created.Format(time.RFC3339), Mountpoint: Mountpoint(v.StoreName),
+		CreatedAt: v.Created.Format(time.RFC3339), Mountpoint: s.Mountpoint(v.StoreName),
 	}
 }
 
-// Mountpoint is the path that clients see for a volume. It is the same on every server, whatever its data folder.
-func Mountpoint(storeName string) string {
-	return "/var/lib/stockade/engine/store/volumes/" + storeName + "/data"
+// Mountpoint is the path of a volume that clients see: /var/lib/stockade/engine/store/volumes/<x>/data by default.
+func (s *Service) Mountpoint(storeName string) string {
+	return filepath.Join(s.dir, storeName, "data")
 }
 
 func (s *Service) list(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
@@ -52,7 +53,7 @@ func (s *Service) list(w http.ResponseWriter, r *http.Request, sc scope.Scope) e
 		if f.Has("dangling") && dangling != (len(s.users(tenant, v.Name)) == 0) {
 			return nil
 		}
-		out.Volumes = append(out.Volumes, view(v))
+		out.Volumes = append(out.Volumes, s.view(v))
 		return nil
 	})
 	if err != nil {
@@ -77,7 +78,7 @@ func (s *Service) create(w http.ResponseWriter, r *http.Request, sc scope.Scope)
 	if err != nil {
 		return err
 	}
-	return httpapi.WriteJSON(w, http.StatusCreated, view(v))
+	return httpapi.WriteJSON(w, http.StatusCreated, s.view(v))
 }
 
 func (s *Service) inspect(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
@@ -85,7 +86,7 @@ func (s *Service) inspect(w http.ResponseWriter, r *http.Request, sc scope.Scope
 	if err != nil {
 		return err
 	}
-	return httpapi.WriteJSON(w, http.StatusOK, view(v))
+	return httpapi.WriteJSON(w, http.StatusOK, s.view(v))
 }
 
 func (s *Service) remove(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
@@ -152,7 +153,7 @@ func (s *Service) Usage(ctx context.Context, tenant string) ([]api.Volume, error
 		if err != nil {
 			size = -1
 		}
-		item := view(v)
+		item := s.view(v)
 		item.UsageData = &api.UsageData{Size: size, RefCount: int64(len(s.users(tenant, v.Name)))}
 		out = append(out, item)
 	}
