@@ -34,3 +34,12 @@ func Get(name string) (Process, bool) {
 	}
 	return Process{}, false
 }
+
+// UserOn returns the system user of the process. On cgroup v1 cgroupd is uid 0 (without capabilities); on v2 it is the
+// owner of its subtree. UserOn(true) is the user on a v1 host, UserOn(false) the one that only this process has.
+func (p Process) UserOn(v1 bool) string {
+	if p.User == "root" && !v1 {
+		return "stockade-" + p.Name
+	}
+	return p.User
+}
