@@ -78,6 +78,7 @@ func (s *Supervisor) handover(name string, pair *os.File) (any, []named) {
 			LowPorts:     s.cfg.LowPorts,
 			BindPrefixes: s.cfg.BindPrefixes,
 			Runtimes:     slices.Sorted(maps.Keys(s.cfg.Runtimes)),
+			Containers:   ids.Sub,
 			Version:      version.Version,
 		}, []named{{"api", listener("gate")}, {"audit", s.files["audit"]}}
 	}
