@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -86,7 +87,9 @@ func (c *Conn) Send(v any, fds ...*os.File) error {
 	if len(fds) > 0 {
 		nums := make([]int, len(fds))
 		for i, f := range fds {
-			nums[i] = int(f.Fd())
+			if nums[i], err = number(f); err != nil {
+				return err
+			}
 		}
 		oob = unix.UnixRights(nums...)
 	}
@@ -101,7 +104,19 @@ func (c *Conn) Send(v any, fds ...*os.File) error {
 	}); err != nil {
 		return err
 	}
+	runtime.KeepAlive(fds)
 	return serr
+}
+
+// number returns a file's descriptor. Unlike File.Fd it never makes the (shared) open file blocking.
+func number(f *os.File) (int, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	n := -1
+	err = raw.Control(func(fd uintptr) { n = int(fd) })
+	return n, err
 }
 
 // RecvRaw reads one record of at most helper.MaxMessage bytes with at most maxFDs descriptors. io.EOF when the peer is gone.
@@ -183,14 +198,14 @@ func rights(oob []byte) ([]*os.File, error) {
 	}
 	var fds []*os.File
 	for _, m := range msgs {
-		nums, err := unix.ParseUnixRights(&m)
-		if err != nil {
-			CloseAll(fds)
-			return nil, fmt.Errorf("%w: unexpected control data", ErrProtocol)
+		nums, perr := unix.ParseUnixRights(&m)
+		if perr != nil {
+			err = fmt.Errorf("%w: unexpected control data", ErrProtocol)
+			continue // descriptors may follow; all must be closed
 		}
 		for _, n := range nums {
 			fds = append(fds, os.NewFile(uintptr(n), "received"))
 		}
 	}
-	return fds, nil
+	return fds, err
 }

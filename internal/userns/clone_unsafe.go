@@ -1,12 +1,24 @@
 package userns
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// pausedChild clones this process without exec; the child does nothing but wait to be killed.
+// ready is what the child writes when its /proc files belong to it.
+var ready = [1]byte{1}
+
+// noNamespace tells clone that the child stays where the flags put it.
+const noNamespace = ^uintptr(0)
+
+// clone makes a copy of this process without exec; the child enters user namespace ns (unless noNamespace), becomes
+// dumpable, says so on fd and waits to be killed. Dumpable: after any change of credentials (or when this process chose so) it is not, and then its /proc files,
+// uid_map among them, belong to root. It has this process's uid, so nobody else can trace it.
 //
 // SAFETY: clone without CLONE_VM gives the child its own copy of the address space with this one thread in it. It makes
 // raw system calls only: no allocation, no stack growth (nosplit), no scheduler. ForkLock keeps other threads from
@@ -14,23 +26,60 @@ import (
 //
 //go:norace
 //go:nosplit
-func clone(flags uintptr) (pid uintptr, errno syscall.Errno) {
+func clone(flags, ns, fd uintptr) (pid uintptr, errno syscall.Errno) {
 	pid, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, flags|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
+	if ns != noNamespace {
+		if _, _, errno := syscall.RawSyscall(unix.SYS_SETNS, ns, unix.CLONE_NEWUSER, 0); errno != 0 {
+			for {
+				syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
+			}
+		}
+	}
 	syscall.RawSyscall(syscall.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
+	syscall.RawSyscall(syscall.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0)
+	syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&ready)), 1)
 	for {
-		syscall.RawSyscall(syscall.SYS_PAUSE, 0, 0, 0)
+		syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 	}
 }
 
-func pausedChild(flags uintptr) (int, error) {
+func pausedChild(flags, ns uintptr) (int, error) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return 0, err
+	}
+	defer unix.Close(pipe[0])
 	syscall.ForkLock.Lock()
-	pid, errno := clone(flags)
+	pid, errno := clone(flags, ns, uintptr(pipe[1]))
 	syscall.ForkLock.Unlock()
+	unix.Close(pipe[1]) // when the child dies early the read ends
 	if errno != 0 {
 		return 0, errno
 	}
-	return int(pid), nil
+	var b [1]byte
+	for {
+		n, err := unix.Read(pipe[0], b[:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n != 1 {
+			end(int(pid))
+			return 0, fmt.Errorf("child is not ready: %w", errors.Join(err, os.ErrProcessDone))
+		}
+		return int(pid), nil
+	}
+}
+
+// end kills and reaps the child.
+func end(pid int) {
+	_ = unix.Kill(pid, unix.SIGKILL)
+	var st unix.WaitStatus
+	for {
+		if _, err := unix.Wait4(pid, &st, unix.WALL, nil); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }

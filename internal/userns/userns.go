@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -32,19 +33,15 @@ func format(maps []Map) []byte {
 // Create makes a user namespace (and those of the other namespace flags, owned by it) with the given maps and returns
 // the files of its namespaces by their /proc name: "user", "net", ….
 func Create(flags uintptr, uids, gids []Map, names ...string) (map[string]*os.File, error) {
-	pid, err := pausedChild(unix.CLONE_NEWUSER | flags)
+	// Under Landlock each thread may have its own domain, and only the child's maker may look at the child; its death
+	// signal, too, belongs to this thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, err := pausedChild(unix.CLONE_NEWUSER|flags, noNamespace)
 	if err != nil {
 		return nil, fmt.Errorf("clone: %w", err)
 	}
-	defer func() {
-		_ = unix.Kill(pid, unix.SIGKILL)
-		var st unix.WaitStatus
-		for {
-			if _, err := unix.Wait4(pid, &st, unix.WALL, nil); !errors.Is(err, unix.EINTR) {
-				return
-			}
-		}
-	}()
+	defer end(pid)
 	proc := "/proc/" + strconv.Itoa(pid) + "/"
 	if err := os.WriteFile(proc+"uid_map", format(uids), 0); err != nil {
 		return nil, fmt.Errorf("write uid_map: %w", err)
@@ -64,6 +61,69 @@ func Create(flags uintptr, uids, gids []Map, names ...string) (map[string]*os.Fi
 		files[name] = f
 	}
 	return files, nil
+}
+
+// Read returns the maps of a user namespace, Outside as seen by this process. The caller needs CAP_SYS_ADMIN over it;
+// the kernel shows a map only of a process, so a short-lived child enters the namespace.
+func Read(f *os.File) (uids, gids []Map, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, err := pausedChild(0, f.Fd())
+	runtime.KeepAlive(f)
+	if err != nil {
+		return nil, nil, fmt.Errorf("enter user namespace: %w", err)
+	}
+	defer end(pid)
+	proc := "/proc/" + strconv.Itoa(pid) + "/"
+	if uids, err = readMap(proc + "uid_map"); err != nil {
+		return nil, nil, err
+	}
+	gids, err = readMap(proc + "gid_map")
+	return uids, gids, err
+}
+
+// readMap reads one map file, by openat2 so that a helper's list of system calls needs no other way to open.
+func readMap(name string) ([]Map, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	defer unix.Close(fd)
+	var text []byte
+	buf := make([]byte, 16<<10) // 340 lines of at most 33 bytes
+	for {
+		n, err := unix.Read(fd, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", name, err)
+		}
+		if n == 0 {
+			return parseMap(string(text))
+		}
+		text = append(text, buf[:n]...)
+	}
+}
+
+func parseMap(text string) ([]Map, error) {
+	var maps []Map
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			return nil, fmt.Errorf("id map line %q", line)
+		}
+		var n [3]uint32
+		for i := range f {
+			v, err := strconv.ParseUint(f[i], 10, 32)
+			if err != nil {
+				return nil, fmt.Errorf("id map line %q: %w", line, err)
+			}
+			n[i] = uint32(v)
+		}
+		maps = append(maps, Map{Inside: n[0], Outside: n[1], Count: n[2]})
+	}
+	return maps, nil
 }
 
 // The ioctls of ioctl_nsfs(2).
@@ -101,6 +161,9 @@ func Identify(f *os.File, nstype int) (ID, error) {
 
 // Owner returns the user namespace that owns a namespace (NS_GET_USERNS).
 func Owner(f *os.File) (*os.File, error) { return related(f, nsGetUserns) }
+
+// Parent returns the parent of a user namespace (NS_GET_PARENT). EPERM: it has none that the caller may see.
+func Parent(f *os.File) (*os.File, error) { return related(f, nsGetParent) }
 
 // Descends tells whether user namespace f is a proper descendant of u. EPERM from the kernel (the walk left what the
 // caller may see) counts as no.

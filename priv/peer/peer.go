@@ -3,7 +3,7 @@
 // Trust: the other side may be compromised. The kernel's word on its uid is checked at connect; each message is
 // bounded, strictly decoded, and must be in the table and in phase, with exactly the number of descriptors that its
 // entry names. Anything else ends the connection and is logged.
-// Invariants: every received descriptor is closed before the answer is sent. Failure: a panic in a request ends the process.
+// Invariants: every received descriptor is closed when its request ends. Failure: a panic in a request ends the process.
 package peer
 
 import (
@@ -68,10 +68,16 @@ const maxConns = 64
 
 // Serve accepts connections until ctx ends.
 func (l Listener) Serve(ctx context.Context, log *slog.Logger) error {
-	if err := unix.SetNonblock(int(l.File.Fd()), true); err != nil {
-		return err
+	fd, err := unix.FcntlInt(l.File.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("listener: %w", err)
 	}
-	file := os.NewFile(l.File.Fd(), "listener") // registers with the poller now that it does not block
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("listener: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "listener") // registers with the poller, as it does not block
+	defer file.Close()
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return err
@@ -121,15 +127,21 @@ func (l Listener) Serve(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// ServeConn serves one connection until it ends.
+// greetTime is how long a new connection may take to say hello.
+const greetTime = 10 * time.Second
+
+// ServeConn serves one connection until it or ctx ends.
 func ServeConn(ctx context.Context, conn *seqpacket.Conn, table Table, log *slog.Logger) {
 	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
 	greeted := false
+	_ = conn.SetDeadline(time.Now().Add(greetTime))
 	for {
-		err := serveOne(ctx, conn, table, &greeted)
+		err := serveOne(ctx, conn, table, &greeted, log)
 		switch {
 		case err == nil:
-		case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE):
+		case ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE):
 			return
 		default:
 			log.Warn("connection ended", "err", err)
@@ -138,7 +150,7 @@ func ServeConn(ctx context.Context, conn *seqpacket.Conn, table Table, log *slog
 	}
 }
 
-func serveOne(ctx context.Context, conn *seqpacket.Conn, table Table, greeted *bool) error {
+func serveOne(ctx context.Context, conn *seqpacket.Conn, table Table, greeted *bool, log *slog.Logger) error {
 	data, fds, err := conn.RecvRaw(helper.MaxFDs)
 	if err != nil {
 		return err
@@ -160,6 +172,7 @@ func serveOne(ctx context.Context, conn *seqpacket.Conn, table Table, greeted *b
 			return fmt.Errorf("%w: version %d, this is %d", seqpacket.ErrProtocol, hello.Version, helper.Version)
 		}
 		*greeted = true
+		_ = conn.SetDeadline(time.Time{})
 		return conn.Send(helper.Answer[helper.Hello]{Body: helper.Hello{Version: helper.Version}})
 	}
 	entry, ok := table[req.Op]
@@ -179,6 +192,7 @@ func serveOne(ctx context.Context, conn *seqpacket.Conn, table Table, greeted *b
 		if errors.As(err, &e) {
 			answer.Class, answer.Text = e.Class, e.Text
 		}
+		log.Warn("request refused", "op", req.Op, "class", answer.Class, "text", answer.Text)
 		return conn.Send(answer)
 	}
 	defer seqpacket.CloseAll(out)
