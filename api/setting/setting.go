@@ -76,6 +76,7 @@ type Grantd struct {
 	Sub          IDRange  // U's host ids from id 1 on; targets lie in block ≥ 1
 	Ghost        IDRange  // ids that no process owns, outside U; at least 2^31-1-65536… ids for "every other id"
 	RootPrefixes []string // a caller with uid 0 gets paths beneath these only
+	Forbidden    []string // folders of the server itself: no grant for anything in them (state, run-time sockets)
 	MaxGrants    int      // per caller uid
 }
 

@@ -10,7 +10,7 @@ import (
 
 	"stockade/api/setting"
 	"stockade/internal/boot"
-	"stockade/priv/confine"
+	"stockade/internal/confine"
 	"stockade/priv/mountd"
 )
 

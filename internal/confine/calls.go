@@ -79,6 +79,21 @@ var Pidfds = []Calls{
 	{Why: "hold and watch a process", Names: []string{"pidfd_open", "pidfd_send_signal", "poll", "ppoll"}},
 }
 
+// Namespaces is how package userns asks about descriptors of namespaces.
+var Namespaces = []Calls{
+	{Why: "what was received", Names: []string{"fstat", "newfstatat", "fstatfs"}},
+	{Why: "NS_GET_USERNS", Names: []string{"ioctl"}, If: []Cond{{Arg: 1, Value: 0xb701}}},
+	{Why: "NS_GET_PARENT", Names: []string{"ioctl"}, If: []Cond{{Arg: 1, Value: 0xb702}}},
+	{Why: "NS_GET_NSTYPE", Names: []string{"ioctl"}, If: []Cond{{Arg: 1, Value: 0xb703}}},
+}
+
+// Child is what package userns needs for its short-lived child besides clone, whose flags the process names.
+var Child = []Calls{
+	{Why: "wait for and end the child", Names: []string{"ppoll", "wait4", "kill"}},
+	{Why: "the child dies with its parent", Names: []string{"prctl"}, If: []Cond{{Arg: 0, Value: unix.PR_SET_PDEATHSIG}}},
+	{Why: "the child's own /proc files", Names: []string{"prctl"}, If: []Cond{{Arg: 0, Value: unix.PR_SET_DUMPABLE}, {Arg: 1, Value: 1}}},
+}
+
 // Join puts lists together.
 func Join(lists ...[]Calls) []Calls {
 	var out []Calls

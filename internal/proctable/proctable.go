@@ -18,7 +18,7 @@ type Process struct {
 // Table lists the processes in the order in which they are started.
 var Table = []Process{
 	{Name: "mountd", User: "stockade-mountd", Caps: []string{"CAP_SYS_ADMIN"}, NoNew: true, Seccomp: true, Landlock: true, Serves: "engine (store folders by name), grantd (binds)", Why: "only CAP_SYS_ADMIN may id-map a mount"},
-	{Name: "grantd", User: "stockade-grantd", Caps: []string{"CAP_SETUID", "CAP_SETGID"}, NoNew: true, Seccomp: true, Landlock: false, Serves: "gate (new grants), engine (use of a grant)", Why: "opens a path with the caller's own identity, writes id maps"},
+	{Name: "grantd", User: "stockade-grantd", Caps: []string{"CAP_SETUID", "CAP_SETGID"}, NoNew: true, Seccomp: true, Landlock: true, Serves: "gate (new grants), engine (use of a grant)", Why: "opens a path with the caller's own identity, writes id maps"},
 	{Name: "netd", User: "stockade-netd", Caps: []string{"CAP_NET_ADMIN"}, NoNew: true, Seccomp: true, Landlock: true, Serves: "engine", Why: "links, addresses, nftables"},
 	{Name: "cgroupd", User: "root", Caps: nil, NoNew: true, Seccomp: true, Landlock: true, Serves: "engine", Why: "cgroup v1 lets only uid 0 move other users' processes"},
 	{Name: "engine", User: "stockade-engine", InU: true, Serves: "gate", Why: "images, containers; root of a namespace whose ids own nothing on the host"},

@@ -24,9 +24,9 @@ import (
 	"stockade/api/helper"
 	"stockade/api/setting"
 	"stockade/internal/boot"
+	"stockade/internal/confine"
 	"stockade/internal/seqpacket"
 	"stockade/internal/userns"
-	"stockade/priv/confine"
 	"stockade/priv/peer"
 )
 
@@ -35,15 +35,11 @@ func Limits(log *slog.Logger) confine.Spec {
 	return confine.Spec{
 		Process: "mountd",
 		Log:     log,
-		Calls: confine.Join(confine.UnixServer, []confine.Calls{
+		Calls: confine.Join(confine.UnixServer, confine.Namespaces, confine.Child, []confine.Calls{
 			{Why: "open store folders beneath the store, and the map of a child", Names: []string{"openat2"}},
-			{Why: "what was opened or received", Names: []string{"fstat", "newfstatat", "fstatfs"}},
-			{Why: "how namespaces are related", Names: []string{"ioctl"}},
 			{Why: "detached, id-mapped clones", Names: []string{"open_tree", "mount_setattr"}},
-			{Why: "a child that enters the engine's map, so that /proc shows it", Names: []string{"setns", "ppoll", "wait4", "kill"}},
+			{Why: "a child that enters the engine's map, so that /proc shows it", Names: []string{"setns"}, If: []confine.Cond{{Arg: 1, Value: unix.CLONE_NEWUSER}}},
 			{Why: "start of that child", Names: []string{"clone"}, If: []confine.Cond{{Arg: 0, Value: uint64(unix.SIGCHLD)}}},
-			{Why: "the child dies with its parent", Names: []string{"prctl"}, If: []confine.Cond{{Arg: 0, Value: unix.PR_SET_PDEATHSIG}}},
-			{Why: "the child's own /proc files", Names: []string{"prctl"}, If: []confine.Cond{{Arg: 0, Value: unix.PR_SET_DUMPABLE}}},
 		}),
 		// O_PATH needs no Landlock right, so the contents of all files stay out of reach, the store's included.
 		Paths: []confine.Path{{Why: "the map of a child", Name: "/proc", Access: confine.ReadFile}},
@@ -145,8 +141,9 @@ func detached(f, ns *os.File, attr uint64) (*os.File, error) {
 	})
 	if err != nil {
 		mount.Close()
-		if errors.Is(err, unix.EINVAL) {
-			return nil, peer.Errorf(helper.Invalid, "this file system cannot be id-mapped")
+		// EINVAL: the file system lacks it. EPERM: the mount is id-mapped already.
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {
+			return nil, peer.Errorf(helper.Invalid, "the kernel cannot id-map this file system")
 		}
 		return nil, fmt.Errorf("mount_setattr: %w", err)
 	}
