@@ -46,27 +46,46 @@ var ErrContainer = errors.New("processes of containers may not use this socket")
 //
 // SECURITY(T-104): the answer is the kernel's, taken when the peer connected.
 func (r Rules) Of(conn *net.UnixConn) (Caller, error) {
-	raw, err := conn.SyscallConn()
+	var c Caller
+	err := control(conn, func(fd int) error {
+		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err != nil {
+			return err
+		}
+		c.UID, c.GID, c.PID = cred.Uid, cred.Gid, cred.Pid
+		c.Groups, err = getsockoptUint32s(fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS)
+		return err
+	})
 	if err != nil {
 		return Caller{}, fmt.Errorf("peer credentials: %w", err)
 	}
-	var c Caller
-	var serr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-		if err != nil {
-			serr = err
-			return
-		}
-		c.UID, c.GID, c.PID = cred.Uid, cred.Gid, cred.Pid
-		c.Groups, serr = peerGroups(int(fd))
-	}); err != nil {
-		return Caller{}, fmt.Errorf("peer credentials: %w", err)
-	}
-	if serr != nil {
-		return Caller{}, fmt.Errorf("peer credentials: %w", serr)
-	}
 	return r.assign(c)
+}
+
+// UID reads only who owns the other end, for counting connections.
+func UID(conn *net.UnixConn) (uint32, error) {
+	var uid uint32
+	err := control(conn, func(fd int) error {
+		cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err == nil {
+			uid = cred.Uid
+		}
+		return err
+	})
+	return uid, err
+}
+
+// control runs f on the connection's descriptor.
+func control(conn *net.UnixConn, f func(fd int) error) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := raw.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
 }
 
 // assign gives a caller its tenant and role. There is one tenant so far; a mapping from uids belongs here.
@@ -78,11 +97,6 @@ func (r Rules) assign(c Caller) (Caller, error) {
 		slices.ContainsFunc(c.Groups, func(g uint32) bool { return int64(g) == r.AdminGID }))
 	c.Tenant = "default"
 	return c, nil
-}
-
-// peerGroups reads SO_PEERGROUPS, which x/sys offers only as a string with the right length.
-func peerGroups(fd int) ([]uint32, error) {
-	return getsockoptUint32s(fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS)
 }
 
 // String is for logs.

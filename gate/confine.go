@@ -1,0 +1,17 @@
+package gate
+
+import (
+	"log/slog"
+
+	"stockade/internal/confine"
+)
+
+// Confine gives up everything that the gate does not need: it opens no file, talks to Unix sockets only and starts no
+// process.
+func Confine(log *slog.Logger) error {
+	return confine.Process(confine.Spec{
+		Process: "gate",
+		Calls:   confine.Join(confine.UnixServer, confine.UnixClient, confine.Streams),
+		Log:     log,
+	})
+}

@@ -1,0 +1,122 @@
+package forward
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// lingering is how long a client may go on sending after the engine has said its last word.
+const lingering = 30 * time.Second
+
+// halfCloser is a connection whose writing side can be closed alone.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// Stream sends a request that may turn the connection into a stream, and carries the stream until both sides end. An
+// answer that is no stream is copied like any other. Errors are returned only before the client got anything.
+//
+// SECURITY(T-205): the request is decided on before; the connection to the engine is this stream's alone.
+func (e *Engine) Stream(ctx context.Context, w http.ResponseWriter, r *Request, upgrade bool) error {
+	dialled, err := e.dial(ctx)
+	if err != nil {
+		return e.unreachable(err)
+	}
+	backend := dialled.(halfCloser)
+	defer backend.Close()
+	req, err := r.request(ctx)
+	if err != nil {
+		return err
+	}
+	if upgrade {
+		req.Header.Set("Connection", "Upgrade")
+		req.Header.Set("Upgrade", "tcp")
+	}
+	if err := req.Write(backend); err != nil {
+		return e.unreachable(err)
+	}
+	reader := bufio.NewReader(backend)
+	resp, err := http.ReadResponse(reader, req)
+	if err != nil {
+		return e.unreachable(err)
+	}
+	if !isStream(resp) {
+		defer resp.Body.Close()
+		e.Answer(w, resp)
+		return nil
+	}
+	hijacked, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return fmt.Errorf("hijack: %w", err)
+	}
+	defer hijacked.Close()
+	client, ok := hijacked.(halfCloser)
+	if !ok {
+		return errors.New("hijack: the connection cannot be half closed")
+	}
+	_ = client.SetDeadline(time.Time{})
+	if _, err := client.Write(head(resp, w.Header())); err != nil {
+		return nil // the client is gone
+	}
+	pump(client, buffered.Reader, backend, reader)
+	return nil
+}
+
+// isStream tells the two forms of an upgraded answer: 101, and the older 200 with a stream's type and no length.
+func isStream(resp *http.Response) bool {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return true
+	}
+	kind := resp.Header.Get("Content-Type")
+	return resp.StatusCode == http.StatusOK && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 &&
+		(kind == "application/vnd.docker.raw-stream" || kind == "application/vnd.docker.multiplexed-stream")
+}
+
+// head is the answer's head for the client.
+func head(resp *http.Response, own http.Header) []byte {
+	h := own.Clone()
+	copyHeaders(h, resp.Header)
+	h.Del("Content-Length")
+	var b strings.Builder
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		b.WriteString("HTTP/1.1 101 UPGRADED\r\n")
+		h.Set("Connection", "Upgrade")
+		h.Set("Upgrade", "tcp")
+	} else {
+		b.WriteString("HTTP/1.1 200 OK\r\n")
+		h.Del("Connection")
+		h.Del("Upgrade")
+	}
+	_ = h.Write(&b) // a Builder does not fail
+	b.WriteString("\r\n")
+	return []byte(b.String())
+}
+
+// pump copies both directions; the end of one is passed on while the other goes on.
+func pump(client halfCloser, fromClient io.Reader, backend halfCloser, fromBackend io.Reader) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, err := io.Copy(backend, fromClient)
+		if err != nil {
+			backend.Close() // the client broke off: the engine must notice
+			return
+		}
+		_ = backend.CloseWrite()
+	}()
+	_, err := io.Copy(client, fromBackend)
+	if err != nil {
+		backend.Close()
+	}
+	_ = client.CloseWrite()
+	_ = client.SetReadDeadline(time.Now().Add(lingering))
+	<-done
+}
