@@ -1,0 +1,148 @@
+package image
+
+import (
+	"net/http"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	api "github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
+
+	"stockade/api/scope"
+	"stockade/engine/httpapi"
+)
+
+func (s *Store) list(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+	q := r.URL.Query()
+	f, err := httpapi.ParseFilters(q.Get("filters"), "reference", "dangling", "label", "label!", "before", "since", "until")
+	if err != nil {
+		return err
+	}
+	keep, err := s.selector(sc.Tenant, f)
+	if err != nil {
+		return err
+	}
+	recs := s.visible(sc.Tenant)
+	var shared map[digest.Digest]int
+	if truthy(q.Get("shared-size")) {
+		shared = map[digest.Digest]int{}
+		for _, rec := range recs {
+			for _, c := range rec.Chains {
+				shared[c]++
+			}
+		}
+	}
+	out := []*api.Summary{}
+	for _, rec := range recs {
+		if !keep(rec) {
+			continue
+		}
+		names, digests := rec.Names, rec.Digests
+		if f.Has("reference") {
+			match := func(n string) bool { return !referenceMatches(f["reference"], n) }
+			names = slices.DeleteFunc(slices.Clone(names), match)
+			digests = slices.DeleteFunc(slices.Clone(digests), match)
+			if len(names)+len(digests) == 0 {
+				continue
+			}
+		}
+		sum := &api.Summary{
+			ID: rec.ID.String(), ParentID: rec.Parent.String(), RepoTags: familiar(names), RepoDigests: familiar(digests),
+			Created: rec.Created.Unix(), Size: rec.Size, SharedSize: -1, Containers: -1, Labels: rec.Labels,
+		}
+		if rec.Created.IsZero() {
+			sum.Created = 0
+		}
+		if shared != nil {
+			sum.SharedSize = 0
+			for _, c := range rec.Chains {
+				if l := s.layer(c); shared[c] > 1 && l != nil {
+					sum.SharedSize += l.Size
+				}
+			}
+		}
+		out = append(out, sum)
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, out)
+}
+
+func truthy(v string) bool {
+	b, err := strconv.ParseBool(v)
+	return err == nil && b
+}
+
+// selector makes a test out of the filters that list and prune share, all but "reference".
+func (s *Store) selector(tenant string, f httpapi.Filters) (func(*record) bool, error) {
+	dangling, err := f.Bool("dangling", false)
+	if err != nil {
+		return nil, err
+	}
+	var before, since, until time.Time
+	for _, b := range []struct {
+		term string
+		at   *time.Time
+	}{{"before", &before}, {"since", &since}} {
+		for _, ref := range f[b.term] {
+			rec, _, err := s.lookup(tenant, ref)
+			if err != nil {
+				return nil, err
+			}
+			*b.at = rec.Created
+		}
+	}
+	for _, v := range f["until"] {
+		if until, err = s.parseUntil(v); err != nil {
+			return nil, err
+		}
+	}
+	return func(r *record) bool {
+		switch {
+		case f.Has("dangling") && dangling != (len(r.Names) == 0):
+		case !before.IsZero() && !r.Created.Before(before):
+		case !since.IsZero() && !r.Created.After(since):
+		case !until.IsZero() && !r.Created.Before(until):
+		case !f.Labels("label", r.Labels) || f.AnyLabel("label!", r.Labels):
+		default:
+			return true
+		}
+		return false
+	}, nil
+}
+
+// parseUntil reads a Unix time, an RFC 3339 time or a duration before now.
+func (s *Store) parseUntil(v string) (time.Time, error) {
+	if d, err := time.ParseDuration(v); err == nil {
+		return s.cfg.Now().Add(-d), nil
+	}
+	if f, err := strconv.ParseFloat(v, 64); err == nil {
+		return time.Unix(0, int64(f*1e9)), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if at, err := time.Parse(layout, v); err == nil {
+			return at, nil
+		}
+	}
+	return time.Time{}, httpapi.NewError(errdefs.ErrInvalidArgument, "invalid filter 'until=%s'", v)
+}
+
+// referenceMatches tells whether a full name fits one of Docker's patterns, such as busybox, busy*:1.* or */app.
+func referenceMatches(patterns []string, name string) bool {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		p = strings.TrimPrefix(strings.TrimPrefix(p, "docker.io/library/"), "docker.io/")
+		for _, s := range []string{reference.FamiliarString(ref), reference.FamiliarName(ref)} {
+			if ok, err := path.Match(p, s); err == nil && ok {
+				return true
+			}
+		}
+		return false
+	})
+}

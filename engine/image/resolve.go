@@ -1,0 +1,138 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"stockade/engine/httpapi"
+)
+
+// Image is what a container needs to know about its image.
+type Image struct {
+	ID       string // sha256:…, the digest of the configuration
+	Name     string // as it was asked for
+	Config   dockerspec.DockerOCIImageConfig
+	Layers   []string // store names, top first
+	Size     int64    // bytes of all layers unpacked
+	Created  time.Time
+	Platform ocispec.Platform
+}
+
+// Resolve finds a tenant's image by name, name@digest, id or unique id prefix. A platform ("linux/arm64"), if not empty,
+// must be the image's. An unknown image is errdefs.ErrNotFound with Docker's text.
+//
+// Nothing keeps the image from being removed afterwards: use Hold until the container is known to Config.InUse.
+func (s *Store) Resolve(ctx context.Context, tenant, ref, platform string) (Image, error) {
+	r, _, err := s.lookup(tenant, ref)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := r.matches(ref, platform); err != nil {
+		return Image{}, err
+	}
+	return s.describe(ctx, tenant, r, ref)
+}
+
+// ByID returns the image of an existing container, also when it has been deleted since.
+func (s *Store) ByID(ctx context.Context, tenant, id string) (Image, error) {
+	s.mu.RLock()
+	r := s.images[tenant][digest.Digest(id)]
+	s.mu.RUnlock()
+	if r == nil {
+		return Image{}, noSuchImage(id)
+	}
+	return s.describe(ctx, tenant, r, id)
+}
+
+// Hold keeps an image from being removed until release is called.
+func (s *Store) Hold(tenant, id string) (release func(), _ error) {
+	k := holdKey{tenant, digest.Digest(id)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.images[tenant][k.id]; r == nil || r.Gone {
+		return nil, noSuchImage(id)
+	}
+	s.holds[k]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.holds[k]--; s.holds[k] == 0 {
+			delete(s.holds, k)
+		}
+	}, nil
+}
+
+// Names returns the names of an image as people write them, or nil.
+func (s *Store) Names(tenant, id string) []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if r := s.images[tenant][digest.Digest(id)]; r != nil {
+		return familiar(r.Names)
+	}
+	return nil
+}
+
+// Count returns the number of a tenant's images.
+func (s *Store) Count(tenant string) int { return len(s.visible(tenant)) }
+
+// LayersSize returns the bytes of all layers of a tenant's images, each counted once.
+func (s *Store) LayersSize(tenant string) (n int64) {
+	seen := map[digest.Digest]bool{}
+	for _, r := range s.visible(tenant) {
+		for _, c := range r.Chains {
+			if l := s.layer(c); l != nil && !seen[c] {
+				seen[c] = true
+				n += l.Size
+			}
+		}
+	}
+	return n
+}
+
+func (r *record) matches(ref, platform string) error {
+	if platform == "" {
+		return nil
+	}
+	want, err := platforms.Parse(platform)
+	if err != nil {
+		return httpapi.NewError(errdefs.ErrInvalidArgument, "%v", err)
+	}
+	if !platforms.OnlyStrict(want).Match(r.Platform) {
+		return httpapi.NewError(errdefs.ErrNotFound, "image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
+			ref, platforms.Format(r.Platform), platforms.Format(want))
+	}
+	return nil
+}
+
+func (s *Store) describe(ctx context.Context, tenant string, r *record, name string) (Image, error) {
+	cfg, err := s.config(ctx, tenant, r)
+	if err != nil {
+		return Image{}, err
+	}
+	img := Image{ID: r.ID.String(), Name: name, Config: cfg.Config, Size: r.Size, Created: r.Created, Platform: r.Platform}
+	for i := len(r.Chains) - 1; i >= 0; i-- {
+		img.Layers = append(img.Layers, r.Chains[i].Encoded())
+	}
+	return img, nil
+}
+
+// config reads an image's configuration.
+func (s *Store) config(ctx context.Context, tenant string, r *record) (dockerspec.DockerOCIImage, error) {
+	var cfg dockerspec.DockerOCIImage
+	data, err := s.readBlob(inTenant(ctx, tenant), ocispec.Descriptor{Digest: r.ID})
+	if err != nil {
+		return cfg, fmt.Errorf("image configuration: %w", err)
+	}
+	if err := json.Unmarshal(data, &cfg); err != nil {
+		return cfg, fmt.Errorf("image configuration: %w", err)
+	}
+	return cfg, nil
+}
