@@ -25,6 +25,7 @@ func runtimeCalls() []Calls {
 		{Why: "scheduling", Names: []string{"futex", "gettid", "getpid", "nanosleep", "restart_syscall", "sched_getaffinity", "sched_yield"}},
 		{Why: "threads, not processes", Names: []string{"clone"}, If: []Cond{{Arg: 0, Value: unix.CLONE_THREAD | unix.CLONE_VM, Bits: true}}},
 		{Why: "start of a thread on some C libraries' kernels", Names: []string{"set_robust_list", "rseq"}},
+		{Why: "own identity; a refused getuid would read as an id", Names: []string{"getuid", "geteuid", "getgid", "getegid", "getppid"}},
 		{Why: "end", Names: []string{"exit", "exit_group"}},
 		{Why: "time", Names: []string{"clock_gettime", "clock_nanosleep", "gettimeofday"}},
 		{Why: "names of memory areas", Names: []string{"prctl"}, If: []Cond{{Arg: 0, Value: unix.PR_SET_VMA}}},

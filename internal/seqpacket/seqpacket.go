@@ -83,6 +83,14 @@ func (c *Conn) Send(v any, fds ...*os.File) error {
 	if len(fds) > helper.MaxFDs {
 		return fmt.Errorf("%d descriptors, limit %d", len(fds), helper.MaxFDs)
 	}
+	return c.send(data, fds)
+}
+
+func (c *Conn) send(data []byte, fds []*os.File) error {
+	raw, err := c.f.SyscallConn()
+	if err != nil {
+		return err
+	}
 	var oob []byte
 	if len(fds) > 0 {
 		nums := make([]int, len(fds))
@@ -92,10 +100,6 @@ func (c *Conn) Send(v any, fds ...*os.File) error {
 			}
 		}
 		oob = unix.UnixRights(nums...)
-	}
-	raw, err := c.f.SyscallConn()
-	if err != nil {
-		return err
 	}
 	var serr error
 	if err := raw.Write(func(fd uintptr) bool {
@@ -107,6 +111,9 @@ func (c *Conn) Send(v any, fds ...*os.File) error {
 	runtime.KeepAlive(fds)
 	return serr
 }
+
+// Raw writes one record as it is, for tests of the other side.
+func (c *Conn) Raw(data []byte) error { return c.send(data, nil) }
 
 // number returns a file's descriptor. Unlike File.Fd it never makes the (shared) open file blocking.
 func number(f *os.File) (int, error) {

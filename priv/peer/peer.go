@@ -3,7 +3,7 @@
 // Trust: the other side may be compromised. The kernel's word on its uid is checked at connect; each message is
 // bounded, strictly decoded, and must be in the table and in phase, with exactly the number of descriptors that its
 // entry names. Anything else ends the connection and is logged.
-// Invariants: every received descriptor is closed when its request ends. Failure: a panic in a request ends the process.
+// Invariants: every received descriptor is closed before the answer is sent. Failure: a panic in a request ends the process.
 package peer
 
 import (
@@ -183,6 +183,7 @@ func serveOne(ctx context.Context, conn *seqpacket.Conn, table Table, greeted *b
 		return fmt.Errorf("%w: %q with %d descriptors, want %d", seqpacket.ErrProtocol, req.Op, len(fds), entry.FDs)
 	}
 	body, out, err := entry.Do(ctx, req.Body, fds)
+	seqpacket.CloseAll(fds)
 	if err != nil {
 		if errors.Is(err, seqpacket.ErrProtocol) {
 			return err
