@@ -40,6 +40,7 @@ func (s *Supervisor) handover(name string, pair *os.File) (any, []named) {
 				Sub:          ids.Sub,
 				Ghost:        config.Ghost,
 				RootPrefixes: s.cfg.BindPrefixes,
+				Forbidden:    []string{s.cfg.Data, s.data("engine"), s.cfg.Run},
 				MaxGrants:    maxGrants,
 			}, []named{{"gate", listener("grantd-gate")}, {"engine", listener("grantd-engine")}, {"mountd", pair},
 				{"userns", s.files["userns"]}, {"records", s.files["grantd-records"]}}
