@@ -290,7 +290,7 @@ var resourceRules = []rule{
 		},
 	},
 	{
-		id: "ulimits", threat: "T-305", fields: []string{"HostConfig.Ulimits"},
+		id: "ulimits", threat: "T-305", fields: []string{"HostConfig.Ulimits", "HostConfig.Ulimits.Name", "HostConfig.Ulimits.Hard", "HostConfig.Ulimits.Soft"},
 		remedy: "use a limit that docker run --ulimit knows, soft ≤ hard",
 		bad: func(s *subject) (string, string) {
 			for i, u := range s.host.Ulimits {

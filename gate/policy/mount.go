@@ -28,7 +28,7 @@ var mountRules = []rule{
 		remedy: "use an absolute path without '..' other than /, once"},
 	{id: "mount-type", threat: "T-301", fields: []string{"HostConfig.Mounts.Type", "HostConfig.Mounts.ImageOptions", "HostConfig.Mounts.ClusterOptions"},
 		remedy: "use type bind, volume or tmpfs, with the options of that type"},
-	{id: "volume-driver", threat: "T-301", fields: []string{"HostConfig.VolumeDriver", "HostConfig.Mounts.VolumeOptions.DriverConfig"},
+	{id: "volume-driver", threat: "T-301", fields: []string{"HostConfig.VolumeDriver", "HostConfig.Mounts.VolumeOptions.DriverConfig", "HostConfig.Mounts.VolumeOptions.DriverConfig.Name", "HostConfig.Mounts.VolumeOptions.DriverConfig.Options"},
 		remedy: "use the driver local without options"},
 	{id: "volume-subpath", threat: "T-301", fields: []string{"HostConfig.Mounts.VolumeOptions.Subpath"},
 		remedy: "mount the whole volume; parts of volumes are not supported yet"},

@@ -29,7 +29,7 @@ var networkRules = []rule{
 		bad:    badEndpoints,
 	},
 	{
-		id: "host-port", threat: "T-306", fields: []string{"HostConfig.PortBindings"},
+		id: "host-port", threat: "T-306", fields: []string{"HostConfig.PortBindings", "HostConfig.PortBindings.HostIp", "HostConfig.PortBindings.HostPort"},
 		remedy: "publish a host port from 1024 on, or ask the administrator to allow this one",
 		bad:    badPorts,
 	},
@@ -38,12 +38,11 @@ var networkRules = []rule{
 		remedy: "use NAME:ADDRESS; host-gateway is not supported, as containers do not reach the host",
 		bad: func(s *subject) (string, string) {
 			for i, h := range s.host.ExtraHosts {
-				name, addr, ok := strings.Cut(h, ":")
-				if !ok {
-					name, addr, ok = strings.Cut(h, "=")
+				at := strings.IndexAny(h, ":=")
+				if at < 0 {
+					return fmt.Sprintf("HostConfig.ExtraHosts[%d]", i), quote(h)
 				}
-				_, err := netip.ParseAddr(strings.Trim(addr, "[]"))
-				if !ok || err != nil || !hostname.MatchString(name) {
+				if _, err := netip.ParseAddr(strings.Trim(h[at+1:], "[]")); err != nil || !hostname.MatchString(h[:at]) {
 					return fmt.Sprintf("HostConfig.ExtraHosts[%d]", i), quote(h)
 				}
 			}
