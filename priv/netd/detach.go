@@ -1,0 +1,160 @@
+package netd
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"stockade/api/helper"
+	"stockade/priv/peer"
+)
+
+// reapDelay lets links go with their namespaces, which costs nobody anything; deleting one blocks for about 25 ms.
+const reapDelay = 200 * time.Millisecond
+
+// reaping is work that nobody waits for.
+type reaping struct {
+	ids       []string     // endpoints whose links go, if they are still there
+	addresses []netip.Addr // UDP flows to these end
+	udpPorts  []uint16     // UDP flows to these host ports end
+}
+
+// detach ends endpoints: records, rules and ports at once, in one transaction for all of them, then their links. A link
+// without its rule passes nothing, so the address may be used again as soon as the answer is there.
+func (s *Server) detach(ctx context.Context, q helper.Detach, _ []*os.File) (helper.None, []*os.File, error) {
+	none := helper.None{}
+	if len(q.IDs) > 500 {
+		return none, nil, peer.Errorf(helper.Invalid, "%d endpoints in one request, at most 500", len(q.IDs))
+	}
+	for _, id := range q.IDs {
+		if err := checkID(id); err != nil {
+			return none, nil, err
+		}
+	}
+	work := reaping{ids: q.IDs}
+	s.mu.Lock()
+	for _, id := range q.IDs {
+		if e := s.endpoints[id]; e != nil && len(udpPorts(s.ports.of(id))) > 0 {
+			work.addresses = append(work.addresses, e.Address)
+		}
+	}
+	err := s.forget(q.IDs)
+	s.mu.Unlock()
+	if err != nil {
+		return none, nil, err
+	}
+	s.later(ctx, work)
+	return none, nil, nil
+}
+
+// forget takes endpoints out of the records and rules and releases their ports. On failure they are all as before.
+func (s *Server) forget(ids []string) error {
+	before, next, del := s.endpoints, maps.Clone(s.endpoints), elements{}
+	for _, id := range ids {
+		e := next[id]
+		if e == nil {
+			continue
+		}
+		delete(next, id)
+		s.rules.sender(del, linkName(s.set.Prefix, id), e)
+		for _, p := range e.Ports {
+			s.rules.forward(del, p, e.Address)
+		}
+	}
+	if len(next) == len(before) {
+		return nil
+	}
+	if err := s.store.save(next); err != nil {
+		return err
+	}
+	s.endpoints = next
+	if err := s.apply(nil, del); err != nil {
+		s.endpoints = before
+		if serr := s.store.save(before); serr != nil {
+			s.log.Error("put back records", "err", serr)
+		}
+		return err
+	}
+	for _, id := range ids {
+		for _, r := range s.ports.of(id) {
+			s.ports.drop(r)
+		}
+	}
+	return nil
+}
+
+// later hands work to the reaper.
+func (s *Server) later(ctx context.Context, work reaping) {
+	if len(work.ids)+len(work.addresses)+len(work.udpPorts) == 0 {
+		return
+	}
+	select {
+	case s.reap <- work:
+	case <-ctx.Done(): // the next start removes links without a record
+	}
+}
+
+func (s *Server) reaper(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case work := <-s.reap:
+			s.endFlows(work)
+			if len(work.ids) == 0 {
+				continue
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(reapDelay):
+			}
+			for _, id := range work.ids {
+				s.reapLink(id)
+			}
+		}
+	}
+}
+
+func (s *Server) reapLink(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.endpoints[id] != nil { // attached again meanwhile
+		return
+	}
+	if err := s.deleteLink(linkName(s.set.Prefix, id)); err != nil {
+		s.log.Error("remove link", "endpoint", id, "err", err)
+	}
+}
+
+// endFlows makes the kernel forget UDP flows whose translation is out of date: they have no end of their own, and would
+// keep going to the address's next owner, or past a port that was just published.
+func (s *Server) endFlows(work reaping) {
+	var filters []netlink.CustomConntrackFilter
+	add := func(set func(*netlink.ConntrackFilter) error) {
+		f := &netlink.ConntrackFilter{}
+		if err := f.AddProtocol(unix.IPPROTO_UDP); err != nil {
+			return
+		}
+		if err := set(f); err == nil {
+			filters = append(filters, f)
+		}
+	}
+	for _, a := range work.addresses {
+		add(func(f *netlink.ConntrackFilter) error { return f.AddIP(netlink.ConntrackReplySrcIP, a.AsSlice()) })
+	}
+	for _, port := range work.udpPorts {
+		add(func(f *netlink.ConntrackFilter) error { return f.AddPort(netlink.ConntrackOrigDstPort, port) })
+	}
+	if len(filters) == 0 {
+		return
+	}
+	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filters...); err != nil {
+		s.log.Warn("end UDP flows", "err", err)
+	}
+}
