@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestParse(t *testing.T) {
@@ -59,5 +61,30 @@ func TestLoadRefusesWritable(t *testing.T) {
 	}
 	if _, err := Load(path + ".missing"); err == nil {
 		t.Fatal("a named file that is missing was accepted")
+	}
+}
+
+// TestExample holds dist/stockade.toml against the real keys and defaults.
+func TestExample(t *testing.T) {
+	data, err := os.ReadFile("../../dist/stockade.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "#"); ok && !strings.HasPrefix(rest, " ") {
+			text.WriteString(rest)
+		}
+	}
+	got, err := Parse(strings.NewReader(text.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Bin, want.IDs = "/usr/local/libexec/stockade", IDs{First: 1879048192, Count: 33554432}
+	want.Runtimes = map[string]string{"runc": "/usr/local/libexec/stockade/runc"}
+	want.Registries.Insecure = []string{}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the example says other defaults (-built in +example):\n%s", diff)
 	}
 }
