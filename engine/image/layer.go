@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -66,30 +67,17 @@ func (s *Store) ensureLayer(ctx context.Context, chain, diffID digest.Digest, bl
 			return nil
 		}
 	}
-	select {
-	case s.unpacking <- struct{}{}:
-		defer func() { <-s.unpacking }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	temp, err := os.MkdirTemp(s.dir, tempPrefix)
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(temp)
-	if err := os.Chmod(temp, 0o711); err != nil {
-		return err
-	}
 	started()
 	write := s.cfg.Unpack.Layer
 	if have != nil {
 		// SECURITY(T-204): a configuration may name any layer; only whoever has its bytes gets it.
 		write = s.cfg.Unpack.Digest
 	}
-	res, err := s.unpackBlob(ctx, write, filepath.Join(temp, "fs"), blob)
+	temp, res, err := s.unpackBlob(ctx, write, blob)
 	if err != nil {
 		return err
 	}
+	defer os.RemoveAll(temp)
 	// SECURITY(T-403): the configuration must describe the layers that came with it.
 	if res.DiffID != diffID {
 		return httpapi.NewError(errdefs.ErrInvalidArgument, "layer verification failed: %s contains %s, not %s", blob.Digest, res.DiffID, diffID)
@@ -99,9 +87,6 @@ func (s *Store) ensureLayer(ctx context.Context, chain, diffID digest.Digest, bl
 	}
 	if have != nil {
 		return nil
-	}
-	for _, w := range res.Warnings {
-		s.cfg.Log.Info("unpack", "layer", blob.Digest, "warning", w)
 	}
 	return s.keepLayer(temp, &layer{Chain: chain, DiffID: diffID, Size: res.Size})
 }
@@ -134,13 +119,33 @@ func (s *Store) keepLayer(temp string, l *layer) error {
 
 type unpackFunc = func(context.Context, string, io.Reader) (unpack.Result, error)
 
-func (s *Store) unpackBlob(ctx context.Context, write unpackFunc, dir string, blob ocispec.Descriptor) (unpack.Result, error) {
+// unpackBlob unpacks a blob of the tenant in ctx into a new temporary folder, which belongs to the caller. It waits for
+// a free slot; a lock on a chain may be held, but none is taken while a slot is.
+func (s *Store) unpackBlob(ctx context.Context, write unpackFunc, blob ocispec.Descriptor) (temp string, res unpack.Result, err error) {
+	select {
+	case s.unpacking <- struct{}{}:
+		defer func() { <-s.unpacking }()
+	case <-ctx.Done():
+		return "", res, ctx.Err()
+	}
 	ra, err := s.blobs.ReaderAt(ctx, blob)
 	if err != nil {
-		return unpack.Result{}, fmt.Errorf("open layer: %w", err)
+		return "", res, fmt.Errorf("open layer: %w", err)
 	}
 	defer ra.Close()
-	return write(ctx, dir, content.NewReader(ra))
+	if temp, err = os.MkdirTemp(s.dir, tempPrefix); err != nil {
+		return "", res, err
+	}
+	if err = os.Chmod(temp, 0o711); err == nil {
+		res, err = write(ctx, filepath.Join(temp, "fs"), content.NewReader(ra))
+	}
+	if err != nil {
+		return "", res, errors.Join(err, os.RemoveAll(temp))
+	}
+	for _, w := range res.Warnings {
+		s.cfg.Log.Info("unpack", "layer", blob.Digest, "warning", w)
+	}
+	return temp, res, nil
 }
 
 // uncompressed returns the recorded digest of what a blob of the tenant contains, or "".

@@ -165,7 +165,7 @@ type limited struct {
 func (l *limited) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p)
 	if l.left -= int64(n); l.left < 0 {
-		return n, badArchive("larger than %d bytes", int64(maxArchive))
+		return n, badArchive("too large")
 	}
 	return n, err
 }
@@ -228,7 +228,7 @@ func (b *bundle) dockerImages(want platforms.MatchComparer, strict bool) (out []
 			if !ok {
 				return nil, badArchive("no file %q", clip(name))
 			}
-			if d.MediaType, err = b.layerType(d); err != nil {
+			if d.MediaType, err = b.s.layerType(b.ctx, d); err != nil {
 				return nil, err
 			}
 			c.layers = append(c.layers, d)
@@ -259,8 +259,8 @@ func (b *bundle) dockerImages(want platforms.MatchComparer, strict bool) (out []
 }
 
 // layerType looks at a layer's first bytes for its media type.
-func (b *bundle) layerType(d ocispec.Descriptor) (string, error) {
-	ra, err := b.s.blobs.ReaderAt(b.ctx, d)
+func (s *Store) layerType(ctx context.Context, d ocispec.Descriptor) (string, error) {
+	ra, err := s.blobs.ReaderAt(ctx, d)
 	if err != nil {
 		return "", err
 	}
