@@ -121,4 +121,3 @@ func portThroughput(ctx context.Context, s side, only string) error {
 	fmt.Printf("port: published %.0f MB/s, container address %.0f MB/s, plain veth pair %.0f MB/s, published/veth %.2f (bar ≥ 0.90)\n", a, c, b, a/b)
 	return nil
 }
-
