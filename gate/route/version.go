@@ -6,12 +6,13 @@ import (
 	"strings"
 
 	"stockade/gate/refusal"
+	"stockade/internal/apiversion"
 )
 
 // The API versions that clients may name.
 const (
-	MinVersion = "1.40"
-	MaxVersion = "1.57"
+	MinVersion = apiversion.Min
+	MaxVersion = apiversion.Max
 )
 
 // parseVersion tells whether a first segment is a version, such as v1.51, and returns it.
