@@ -1,0 +1,91 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/profiles/seccomp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// DefaultMasked are paths hidden from containers (SECURITY T-502).
+var DefaultMasked = []string{
+	"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+	"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+}
+
+// DefaultReadonly are paths that containers cannot write.
+var DefaultReadonly = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+
+// security is what HostConfig.SecurityOpt says.
+type security struct {
+	noNewPrivileges bool
+	seccomp         string // "", "unconfined", or a profile
+}
+
+func parseSecurity(opts []string) (security, error) {
+	var s security
+	for _, o := range opts {
+		if o == "no-new-privileges" {
+			s.noNewPrivileges = true
+			continue
+		}
+		i := strings.IndexAny(o, "=:")
+		if i < 0 {
+			return s, invalid("invalid --security-opt 1: %q", o)
+		}
+		key, value := o[:i], o[i+1:]
+		switch key {
+		case "no-new-privileges":
+			b, err := strconv.ParseBool(value)
+			if err != nil {
+				return s, invalid("invalid --security-opt 2: %q", o)
+			}
+			s.noNewPrivileges = b
+		case "seccomp":
+			s.seccomp = value
+		case "apparmor", "label": // neither is in use here
+		default:
+			return s, invalid("invalid --security-opt 2: %q", o)
+		}
+	}
+	return s, nil
+}
+
+var profiles sync.Map // sorted capabilities → *specs.LinuxSeccomp
+
+// Seccomp returns the filter for a container with the given bounding set: moby's default profile, which follows the
+// capabilities. The result is shared and must not be changed. SECURITY(T-502)
+func Seccomp(caps []string) (*specs.LinuxSeccomp, error) {
+	sorted := slices.Sorted(slices.Values(caps))
+	key := strings.Join(sorted, ",")
+	if p, ok := profiles.Load(key); ok {
+		return p.(*specs.LinuxSeccomp), nil
+	}
+	p, err := seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: sorted}}})
+	if err != nil {
+		return nil, fmt.Errorf("default seccomp profile: %w", err)
+	}
+	profiles.Store(key, p)
+	return p, nil
+}
+
+func seccompFor(hc *container.HostConfig, s security, caps []string) (*specs.LinuxSeccomp, error) {
+	switch {
+	case s.seccomp == "unconfined":
+		return nil, nil
+	case s.seccomp == "" && hc.Privileged:
+		return nil, nil
+	case s.seccomp == "", s.seccomp == "builtin":
+		return Seccomp(caps)
+	}
+	p, err := seccomp.LoadProfile(s.seccomp, &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}})
+	if err != nil {
+		return nil, invalid("invalid seccomp profile: %v", err)
+	}
+	return p, nil
+}
