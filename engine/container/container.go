@@ -31,6 +31,7 @@ type item struct {
 	pending     map[*pending]struct{} // attachments that wait for a start
 	execs       map[string]*execution
 	noRestart   bool          // a stop was asked for: the next end is final
+	keep        bool          // the next end does not remove the container: it is being restarted
 	backoff     time.Duration // before the next restart
 	stopBackoff chan struct{} // closing it ends the wait before a restart; nil without one
 	stopHealth  func()
@@ -70,6 +71,18 @@ func (c *item) force(st *store.Store, f func(*view)) error {
 		return nil
 	}
 	return st.Put(&v.Record)
+}
+
+func (c *item) setKeep(keep bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keep = keep
+}
+
+func (c *item) kept() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.keep
 }
 
 // running returns the task of a running container, or Docker's error.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/events"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"stockade/api/setting"
@@ -35,13 +36,13 @@ type Volumes interface {
 	// Populate copies what the image has at path into an empty volume.
 	Populate(ctx context.Context, store string, root runtime.Root, path string) error
 	Reference(tenant, name, container string) error
-	Unreference(tenant, name, container string) error
+	Unreference(tenant, name, container string)
 	Remove(ctx context.Context, tenant, name string) error
 }
 
 // Events tells what happened.
 type Events interface {
-	Publish(tenant, typ, action, id string, attributes map[string]string)
+	Publish(tenant string, typ events.Type, action events.Action, id string, attributes map[string]string)
 }
 
 // Networks describes the default bridge.

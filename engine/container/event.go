@@ -19,7 +19,7 @@ func (s *Service) publish(v *view, action events.Action, extra ...string) {
 	for i := 0; i+1 < len(extra); i += 2 {
 		attrs[extra[i]] = extra[i+1]
 	}
-	s.cfg.Events.Publish(v.Tenant, string(events.ContainerEventType), string(action), v.ID, attrs)
+	s.cfg.Events.Publish(v.Tenant, events.ContainerEventType, action, v.ID, attrs)
 }
 
 // publishNetwork tells that a container joined or left the default bridge.
@@ -28,7 +28,7 @@ func (s *Service) publishNetwork(v *view, action events.Action, e *runtime.Endpo
 		return
 	}
 	id, name, _, _ := s.cfg.Networks.Bridge()
-	s.cfg.Events.Publish(v.Tenant, string(events.NetworkEventType), string(action), id,
+	s.cfg.Events.Publish(v.Tenant, events.NetworkEventType, action, id,
 		map[string]string{"container": v.ID, "name": name, "type": "bridge"})
 }
 
@@ -45,6 +45,6 @@ func (s *Service) publishMounts(v *view, action events.Action) {
 				attrs["read/write"] = "true"
 			}
 		}
-		s.cfg.Events.Publish(v.Tenant, string(events.VolumeEventType), string(action), m.Name, attrs)
+		s.cfg.Events.Publish(v.Tenant, events.VolumeEventType, action, m.Name, attrs)
 	}
 }

@@ -1,0 +1,210 @@
+package container
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/events"
+
+	"stockade/api/scope"
+	"stockade/engine/container/logfile"
+	"stockade/engine/httpapi"
+	"stockade/engine/runtime"
+)
+
+// pending is an attachment that waits for its container's next start.
+type pending struct {
+	task  chan runtime.Task // gets the task once, or is closed when there will be none
+	ready chan struct{}     // closed by the attachment once it is connected or has failed
+	once  sync.Once
+}
+
+func (p *pending) connected() { p.once.Do(func() { close(p.ready) }) }
+
+// connect gives a created task to the attachments that wait for it and returns when all are connected: so they see the
+// first byte.
+func (c *item) connect(task runtime.Task) error {
+	c.mu.Lock()
+	waiting := c.pending
+	c.pending = map[*pending]struct{}{}
+	c.mu.Unlock()
+	for p := range waiting {
+		p.task <- task
+	}
+	for p := range waiting {
+		<-p.ready
+	}
+	return nil
+}
+
+// dropPending ends attachments that wait for a start which will not come.
+func (c *item) dropPending() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for p := range c.pending {
+		close(p.task)
+		delete(c.pending, p)
+	}
+}
+
+// target returns the running task, or an attachment to wait with.
+func (c *item) target() (runtime.Task, *pending) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.now.Load()
+	if v.State.Running && v.Task != nil {
+		return v.Task, nil
+	}
+	p := &pending{task: make(chan runtime.Task, 1), ready: make(chan struct{})}
+	c.pending[p] = struct{}{}
+	return nil, p
+}
+
+func (c *item) forget(p *pending) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.pending, p)
+}
+
+func (s *Service) handleAttach(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+	q := r.URL.Query()
+	keys, err := detachKeys(q.Get("detachKeys"))
+	if err != nil {
+		return err
+	}
+	c, err := s.index.find(sc.Tenant, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	v := c.view()
+	switch {
+	case v.State.Paused:
+		return conflict("container %s is paused, unpause the container before attach", r.PathValue("id"))
+	case v.State.Restarting:
+		return conflict("container %s is restarting, wait until the container is running", r.PathValue("id"))
+	case v.State.Removing || v.State.Dead:
+		return conflict("container %s is marked for removal and cannot be attached", r.PathValue("id"))
+	}
+	stdin := boolOf(q.Get("stdin")) && v.Config.OpenStdin
+	a := runtime.Attach{Stdout: boolOf(q.Get("stdout")), Stderr: boolOf(q.Get("stderr")), DetachKeys: keys}
+	live := boolOf(q.Get("stream"))
+	var task runtime.Task
+	var p *pending
+	if live {
+		// Before the client hears from us, so that it cannot start the container too early.
+		if task, p = c.target(); p != nil {
+			defer c.forget(p)
+			defer p.connected()
+		}
+	}
+	stream, err := httpapi.Hijack(w, r, contentType(v.Config.Tty, sc.Version))
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	s.publish(v, events.ActionAttach)
+	if boolOf(q.Get("logs")) {
+		o := logfile.Options{Stdout: a.Stdout, Stderr: a.Stderr, Tail: -1}
+		if err := logfile.Copy(ctx, stream, v.LogPath, o, v.Config.Tty, nil); err != nil {
+			return closed(err)
+		}
+	}
+	if !live {
+		return nil
+	}
+	a.Out = stream
+	if stdin {
+		a.In = stream
+	} else {
+		go watchHangup(ctx, stream.Conn, cancel)
+	}
+	return s.attach(ctx, c, task, p, a, stream)
+}
+
+// attach connects a client to a task, waiting for the start if there is none yet.
+func (s *Service) attach(ctx context.Context, c *item, task runtime.Task, p *pending, a runtime.Attach, stream *httpapi.Stream) error {
+	if p != nil {
+		select {
+		case t, ok := <-p.task:
+			if !ok {
+				return nil
+			}
+			task = t
+		case <-ctx.Done():
+			return nil
+		}
+		a.Ready = p.connected
+	}
+	err := task.Attach(ctx, a)
+	if errors.Is(err, runtime.ErrDetached) {
+		s.publish(c.view(), events.ActionDetach)
+		return nil
+	}
+	if err == nil {
+		err = stream.CloseWrite()
+	}
+	return closed(err)
+}
+
+// closed drops errors that only say that the client went away.
+func closed(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) || isNetClosed(err) {
+		return nil
+	}
+	return err
+}
+
+func contentType(tty bool, version string) string {
+	if tty || httpapi.VersionLess(version, "1.42") {
+		return httpapi.RawStream
+	}
+	return httpapi.MuxedStream
+}
+
+// detachKeys reads the docker CLI's notation: single characters and ctrl-x, separated by commas.
+func detachKeys(s string) ([]byte, error) {
+	if s == "" {
+		return nil, nil
+	}
+	var out []byte
+	for k := range strings.SplitSeq(s, ",") {
+		if len(k) == 1 {
+			out = append(out, k[0])
+			continue
+		}
+		ctrl, ok := strings.CutPrefix(k, "ctrl-")
+		if !ok || len(ctrl) != 1 {
+			return nil, invalid("Invalid detach keys (%s) provided", s)
+		}
+		switch b := ctrl[0]; {
+		case b >= 'a' && b <= 'z':
+			out = append(out, b-'a'+1)
+		case b == '@':
+			out = append(out, 0)
+		case b >= '[' && b <= '_':
+			out = append(out, b-'['+27)
+		default:
+			return nil, invalid("Invalid detach keys (%s) provided", s)
+		}
+	}
+	return out, nil
+}
+
+// writeText writes a message of the engine's own to a client's stream.
+func writeText(w io.Writer, raw bool, text string) error {
+	if !raw {
+		head := [8]byte{byte(stdcopy.Stdout)}
+		binary.BigEndian.PutUint32(head[4:], uint32(len(text)))
+		text = string(head[:]) + text
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}

@@ -1,0 +1,197 @@
+package container
+
+import (
+	"context"
+	"path"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+
+	"stockade/engine/container/spec"
+	"stockade/engine/httpapi"
+)
+
+var listFilters = []string{
+	"ancestor", "before", "exited", "id", "isolation", "label", "name", "status", "health", "since", "volume", "network",
+	"is-task", "publish", "expose",
+}
+
+type listOptions struct {
+	all     bool
+	limit   int
+	size    bool
+	filters httpapi.Filters
+}
+
+// filter is a checked form of list filters.
+type filter struct {
+	httpapi.Filters
+	exited    []int
+	ancestors map[string]bool // image ids and names
+	before    *view
+	since     *view
+	published []network.PortRange
+	exposed   []network.PortRange
+	noTasks   bool
+}
+
+// list answers GET /containers/json.
+func (s *Service) list(ctx context.Context, tenant string, o listOptions) ([]container.Summary, error) {
+	f, err := s.filter(ctx, tenant, o.filters)
+	if err != nil {
+		return nil, err
+	}
+	// As Docker: naming states, exit codes or a limit looks at ended containers, too.
+	all := o.all || o.limit > 0 || f.Has("status") || f.Has("exited") || f.before != nil || f.since != nil
+	out := []container.Summary{}
+	for _, c := range s.sorted(tenant) {
+		v := c.view()
+		if !all && !v.State.Running || !s.matches(f, v) {
+			continue
+		}
+		out = append(out, s.summary(v, o.size))
+		if o.limit > 0 && len(out) == o.limit {
+			break
+		}
+	}
+	return out, nil
+}
+
+func (s *Service) filter(ctx context.Context, tenant string, raw httpapi.Filters) (*filter, error) {
+	f := &filter{Filters: raw}
+	for _, v := range raw["exited"] {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			return nil, invalid("invalid filter 'exited=%s'", v)
+		}
+		f.exited = append(f.exited, n)
+	}
+	for _, v := range raw["status"] {
+		if err := container.ValidateContainerState(container.ContainerState(v)); err != nil {
+			return nil, invalid("invalid filter 'status=%s'", v)
+		}
+	}
+	for _, v := range raw["health"] {
+		if err := container.ValidateHealthStatus(container.HealthStatus(v)); err != nil {
+			return nil, invalid("invalid filter 'health=%s'", v)
+		}
+	}
+	task, err := raw.Bool("is-task", false)
+	if err != nil {
+		return nil, err
+	}
+	f.noTasks = raw.Has("is-task") && task // no container belongs to a service here
+	for name, into := range map[string]*[]network.PortRange{"publish": &f.published, "expose": &f.exposed} {
+		for _, v := range raw[name] {
+			r, err := network.ParsePortRange(v)
+			if err != nil {
+				return nil, invalid("invalid filter '%s=%s'", name, v)
+			}
+			*into = append(*into, r)
+		}
+	}
+	for name, into := range map[string]**view{"before": &f.before, "since": &f.since} {
+		for _, v := range raw[name] {
+			c, err := s.index.find(tenant, v)
+			if err != nil {
+				return nil, err
+			}
+			*into = c.view()
+		}
+	}
+	if raw.Has("ancestor") {
+		f.ancestors = map[string]bool{}
+		for _, a := range raw["ancestor"] {
+			f.ancestors[a], f.ancestors[familiar(a)] = true, true
+			img, err := s.cfg.Images.Resolve(ctx, tenant, a, nil)
+			if err != nil && !errdefs.IsNotFound(err) {
+				return nil, err
+			}
+			if err == nil {
+				f.ancestors[img.ID] = true
+			}
+		}
+	}
+	return f, nil
+}
+
+func (s *Service) matches(f *filter, v *view) bool {
+	switch {
+	case f.noTasks,
+		!f.Match("name", v.Name, "/"+v.Name),
+		!f.Prefix("id", v.ID),
+		!f.Labels("label", v.Config.Labels),
+		!f.Exact("status", string(v.State.Status())),
+		f.exited != nil && (v.State.Running || v.State.StartedAt.IsZero() || !slices.Contains(f.exited, v.State.ExitCode)),
+		f.ancestors != nil && !f.ancestors[v.Image] && !f.ancestors[familiar(v.Config.Image)] && !f.ancestors[v.Config.Image],
+		f.before != nil && !v.Created.Before(f.before.Created),
+		f.since != nil && !v.Created.After(f.since.Created),
+		!f.Exact("health", health(v)):
+		return false
+	}
+	return f.volume(v) && s.onNetwork(f, v) && f.ports(v)
+}
+
+func health(v *view) string {
+	if v.Health == nil {
+		return string(container.NoHealthcheck)
+	}
+	return string(v.Health.Status)
+}
+
+func (f *filter) volume(v *view) bool {
+	if !f.Has("volume") {
+		return true
+	}
+	return slices.ContainsFunc(v.Mounts, func(m spec.Mount) bool {
+		source := m.Source
+		if m.Type == mount.TypeVolume {
+			source = m.Name
+		}
+		return f.Exact("volume", source, path.Clean(m.Destination))
+	})
+}
+
+func (s *Service) onNetwork(f *filter, v *view) bool {
+	if !f.Has("network") {
+		return true
+	}
+	if v.Host.NetworkMode.IsNone() {
+		return f.Exact("network", network.NetworkNone)
+	}
+	id, name, _, _ := s.cfg.Networks.Bridge()
+	return f.Exact("network", name) || f.Prefix("network", id)
+}
+
+// ports matches "publish" against port bindings and "expose" against exposed ports.
+func (f *filter) ports(v *view) bool {
+	within := func(ranges []network.PortRange, p network.Port) bool {
+		return slices.ContainsFunc(ranges, func(r network.PortRange) bool {
+			return p.Proto() == r.Proto() && p.Num() >= r.Start() && p.Num() <= r.End()
+		})
+	}
+	if f.exposed != nil {
+		found := false
+		for p := range v.Config.ExposedPorts {
+			found = found || within(f.exposed, p)
+		}
+		if !found {
+			return false
+		}
+	}
+	if f.published == nil {
+		return true
+	}
+	if v.Task != nil && v.Task.Endpoint() != nil {
+		for _, p := range v.Task.Endpoint().Ports {
+			if port, ok := network.PortFrom(p.HostPort, network.IPProtocol(p.Proto)); ok && within(f.published, port) {
+				return true
+			}
+		}
+	}
+	return false
+}

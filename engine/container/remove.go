@@ -1,0 +1,212 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
+
+	"stockade/api/scope"
+)
+
+type removal struct{ force, volumes bool }
+
+func (s *Service) handleRemove(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+	q := r.URL.Query()
+	if boolOf(q.Get("link")) {
+		return conflict("Cannot remove link: links are not supported")
+	}
+	c, err := s.index.find(sc.Tenant, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	o := removal{force: boolOf(q.Get("force")), volumes: boolOf(q.Get("v"))}
+	if err := s.remove(context.WithoutCancel(r.Context()), c, o); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// boolOf reads a query flag as Docker does.
+func boolOf(v string) bool {
+	switch v {
+	case "", "0", "no", "false", "none":
+		return false
+	}
+	return true
+}
+
+// remove removes a container; with force, a running one is killed first.
+func (s *Service) remove(ctx context.Context, c *item, o removal) error {
+	if err := c.beginRemoval(o.force); err != nil {
+		return err
+	}
+	if c.view().State.Running {
+		if err := s.kill(ctx, c); err != nil && c.view().State.Running {
+			c.endRemoval()
+			return fmt.Errorf("cannot remove container %q: could not kill container: %w", "/"+c.view().Name, err)
+		}
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	if err := s.takeApart(ctx, c, o.volumes); err != nil {
+		if saveErr := c.force(s.st, func(v *view) {
+			v.State.Removing, v.State.Dead, v.State.Error = false, true, err.Error()
+		}); saveErr != nil {
+			err = errors.Join(err, saveErr)
+		}
+		c.notify(false, err.Error())
+		return fmt.Errorf("cannot remove container %q: %w", "/"+c.view().Name, err)
+	}
+	return nil
+}
+
+// beginRemoval takes the only turn at removing a container.
+func (c *item) beginRemoval(force bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := *c.now.Load()
+	if v.State.Removing {
+		return conflict("removal of container %s is already in progress", v.ID)
+	}
+	if v.State.Running && !force {
+		if v.State.Paused {
+			return conflict("cannot remove container %q: container is paused and must be unpaused first", "/"+v.Name)
+		}
+		return conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", "/"+v.Name, v.State.Status())
+	}
+	v.State.Removing = true
+	c.now.Store(&v)
+	return nil
+}
+
+func (c *item) endRemoval() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := *c.now.Load()
+	v.State.Removing = false
+	c.now.Store(&v)
+}
+
+// takeApart removes what a container has. The record goes before the writable layer: after a crash Reconcile removes
+// layers that no record names, while a record without its layer would be a container that cannot start.
+func (s *Service) takeApart(ctx context.Context, c *item, volumes bool) error {
+	v := c.view()
+	if len(v.Mounts) > 0 {
+		if err := c.update(s.st, func(*view) {}); err != nil { // "removing" is on disk before volumes go
+			return err
+		}
+	}
+	if err := s.cfg.Runtime.Release(ctx, v.ID); err != nil {
+		return fmt.Errorf("release: %w", err)
+	}
+	c.dropPending()
+	s.dropExecs(c)
+	for _, m := range v.Mounts {
+		if m.Type != mount.TypeVolume {
+			continue
+		}
+		s.cfg.Volumes.Unreference(v.Tenant, m.Name, v.ID)
+		if volumes && m.Anonymous {
+			// A volume that another container uses still, stays.
+			if err := s.cfg.Volumes.Remove(ctx, v.Tenant, m.Name); err != nil {
+				s.cfg.Log.Warn("remove anonymous volume", "container", v.ID, "volume", m.Name, "err", err)
+			}
+		}
+	}
+	if err := s.st.Delete(v.ID); err != nil {
+		return err
+	}
+	s.index.remove(c)
+	if err := errors.Join(s.cfg.Runtime.RemoveRW(ctx, v.ID), os.RemoveAll(s.folder(v.ID)), s.dropGrants(ctx, v)); err != nil {
+		s.cfg.Log.Warn("remove the rest of a container", "container", v.ID, "err", err)
+	}
+	s.publish(v, events.ActionDestroy)
+	c.notify(true, "")
+	return nil
+}
+
+// dropGrants ends the grants that only this container referred to.
+func (s *Service) dropGrants(ctx context.Context, v *view) error {
+	var ids []string
+	for _, m := range v.Mounts {
+		if m.Grant != "" {
+			ids = append(ids, m.Grant)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	used := map[string]bool{}
+	for _, c := range s.index.all(v.Tenant) {
+		for _, m := range c.view().Mounts {
+			used[m.Grant] = true
+		}
+	}
+	var drop []string
+	for _, id := range ids {
+		if !used[id] {
+			drop = append(drop, id)
+		}
+	}
+	if len(drop) == 0 {
+		return nil
+	}
+	return s.cfg.Grants.Drop(ctx, drop)
+}
+
+func (s *Service) handleWait(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+	cond := container.WaitCondition(r.URL.Query().Get("condition"))
+	switch cond {
+	case "":
+		cond = container.WaitConditionNotRunning
+	case container.WaitConditionNotRunning, container.WaitConditionNextExit, container.WaitConditionRemoved:
+	default:
+		return invalid("invalid condition: %q", cond)
+	}
+	c, err := s.index.find(sc.Tenant, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	waiter := c.wait(cond)
+	defer c.unwait(waiter)
+	// The client starts the container once it sees that we wait.
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	if err := http.NewResponseController(w).Flush(); err != nil {
+		return fmt.Errorf("flush: %w", err)
+	}
+	select {
+	case res := <-waiter.done:
+		resp := container.WaitResponse{StatusCode: int64(res.code)}
+		if res.err != "" {
+			resp.Error = &container.WaitExitError{Message: res.err}
+		}
+		return encode(w, resp)
+	case <-r.Context().Done():
+		return nil
+	case <-s.ctx.Done():
+		return nil
+	}
+}
+
+// sizeOf reads a terminal size from a query.
+func sizeOf(r *http.Request) (h, w uint, err error) {
+	q := r.URL.Query()
+	hh, err := strconv.ParseUint(q.Get("h"), 10, 16)
+	if err != nil {
+		return 0, 0, invalid("invalid resize height %q", q.Get("h"))
+	}
+	ww, err := strconv.ParseUint(q.Get("w"), 10, 16)
+	if err != nil {
+		return 0, 0, invalid("invalid resize width %q", q.Get("w"))
+	}
+	return uint(hh), uint(ww), nil
+}

@@ -1,0 +1,185 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
+
+	"stockade/api/scope"
+	"stockade/engine/container/spec"
+	"stockade/engine/httpapi"
+	"stockade/engine/runtime"
+)
+
+// hostResolv is the host's resolver configuration; stubResolv is what systemd-resolved really uses.
+const (
+	hostResolv = "/etc/resolv.conf"
+	stubResolv = "/run/systemd/resolve/resolv.conf"
+)
+
+func (s *Service) handleStart(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+	if q := r.URL.Query(); q.Get("checkpoint") != "" || q.Get("checkpoint-dir") != "" {
+		return httpapi.NewError(errdefs.ErrNotImplemented, "checkpoints are not supported")
+	}
+	c, err := s.index.find(sc.Tenant, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	// A start goes on although the client is gone.
+	if err := s.start(context.WithoutCancel(r.Context()), c); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// start starts a container because somebody asked for it.
+func (s *Service) start(ctx context.Context, c *item) error {
+	c.op.Lock()
+	v := c.view()
+	if v.State.Paused {
+		c.op.Unlock()
+		return conflict("cannot start a paused container, try unpause instead")
+	}
+	if v.State.Running {
+		c.op.Unlock()
+		return httpapi.ErrNotModified
+	}
+	if v.State.Removing || v.State.Dead {
+		c.op.Unlock()
+		return conflict("container is marked for removal and cannot be started")
+	}
+	c.mu.Lock()
+	c.noRestart, c.backoff = false, 0
+	c.mu.Unlock()
+	err := s.startLocked(ctx, c, true)
+	c.op.Unlock()
+	if err != nil && v.Host.AutoRemove {
+		if rmErr := s.remove(ctx, c, removal{force: true, volumes: true}); rmErr != nil {
+			s.cfg.Log.Warn("remove container after a failed start", "container", v.ID, "err", rmErr)
+		}
+	}
+	return err
+}
+
+// startLocked starts a container that does not run; the caller holds c.op. manual resets the restart count.
+func (s *Service) startLocked(ctx context.Context, c *item, manual bool) error {
+	v := c.view()
+	rs, err := s.runtimeSpec(ctx, v)
+	var task runtime.Task
+	if err == nil {
+		task, err = s.cfg.Runtime.Start(ctx, *rs, c.connect)
+	}
+	if err != nil {
+		return s.startFailed(c, err)
+	}
+	err = c.update(s.st, func(v *view) {
+		st := &v.State
+		st.Running, st.Paused, st.Restarting, st.Dead, st.OOMKilled = true, false, false, false, false
+		st.ExitCode, st.Error, st.StartedBefore, st.StartedAt = 0, "", true, task.Started().UTC()
+		if manual {
+			st.RestartCount, st.ManuallyStopped = 0, false
+		}
+		v.Task, v.Health = task, initialHealth(v.Config.Healthcheck)
+	})
+	if err != nil {
+		// What cannot be recorded must not run: after a crash nobody would know it.
+		killErr := task.Kill(ctx, sigkill)
+		if killErr == nil {
+			<-task.Done()
+		}
+		return s.startFailed(c, errors.Join(err, killErr, s.cfg.Runtime.Release(ctx, v.ID)))
+	}
+	s.began(c, task)
+	return nil
+}
+
+// began publishes a start and follows the task.
+func (s *Service) began(c *item, task runtime.Task) {
+	v := c.view()
+	for _, sk := range task.Skipped() {
+		s.cfg.Log.Warn("a submount of a bind is not shown", "container", v.ID, "path", sk.Path, "reason", sk.Reason)
+	}
+	s.publishMounts(v, events.ActionMount)
+	s.publishNetwork(v, events.ActionConnect, task.Endpoint())
+	s.publish(v, events.ActionStart)
+	s.startHealth(c, task)
+	s.background(func() { s.watch(c, task) })
+}
+
+// runtimeSpec translates a record for the runtime.
+func (s *Service) runtimeSpec(ctx context.Context, v *view) (*runtime.Spec, error) {
+	account, err := s.account(ctx, &v.Record, v.Config.User)
+	if err != nil {
+		return nil, err
+	}
+	_, _, gateway, _ := s.cfg.Networks.Bridge()
+	return spec.Build(spec.Input{
+		ID: v.ID, Tenant: v.Tenant, Layers: v.Layers, Config: v.Config, HostConfig: v.Host, Mounts: v.Mounts, Account: account,
+		MAC: v.MAC, Gateway: gateway, HostResolv: readResolv(), NofileHard: s.cfg.Settings.NofileHard, LogPath: v.LogPath,
+		LogAttrs: spec.LogAttrs(v.Host.LogConfig, v.Config), HasInit: s.cfg.Settings.InitPath != "",
+		NoNetwork: v.Host.NetworkMode.IsNone(), ConsoleSize: v.Host.ConsoleSize,
+	})
+}
+
+func readResolv() []byte {
+	b, err := os.ReadFile(hostResolv)
+	if err != nil {
+		return nil // without one Docker's fall-back servers are used
+	}
+	if strings.Contains(string(b), "nameserver 127.0.0.53") {
+		if stub, err := os.ReadFile(stubResolv); err == nil {
+			return stub
+		}
+	}
+	return b
+}
+
+// startFailed records why a start failed and returns Docker's error for it.
+func (s *Service) startFailed(c *item, cause error) error {
+	code, err := startError(cause)
+	if saveErr := c.force(s.st, func(v *view) {
+		v.State.ExitCode, v.State.Error = code, err.Error()
+		v.State.Running, v.State.Paused, v.State.Restarting, v.Task = false, false, false, nil
+	}); saveErr != nil {
+		s.cfg.Log.Error("record failed start", "container", c.view().ID, "err", saveErr)
+	}
+	c.dropPending()
+	return err
+}
+
+// startError gives a failed start its exit code and text. The docker CLI reads 126 and 127 out of the text.
+func startError(cause error) (int, error) {
+	var se *runtime.StartError
+	if !errors.As(cause, &se) {
+		var shown *httpapi.Error
+		if errors.As(cause, &shown) {
+			return 128, cause
+		}
+		return 128, fmt.Errorf("failed to start container: %w", cause)
+	}
+	text := se.Text
+	switch {
+	case se.Code == 127 && !strings.Contains(text, "executable file not found") && !strings.Contains(text, "no such file or directory"):
+		text += ": executable file not found in $PATH"
+	case se.Code == 126 && !strings.Contains(text, "permission denied") && !strings.Contains(text, "is a directory"):
+		text += ": permission denied"
+	}
+	if !strings.HasPrefix(text, "failed to create task for container") {
+		text = "failed to create task for container: " + text
+	}
+	if !strings.HasSuffix(text, ": unknown") {
+		text += ": unknown"
+	}
+	code := se.Code
+	if code == 126 || code == 127 {
+		return code, &httpapi.Error{Class: errdefs.ErrInvalidArgument, Message: text}
+	}
+	return 128, &httpapi.Error{Class: errdefs.ErrInternal, Message: text}
+}

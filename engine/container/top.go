@@ -1,0 +1,117 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+
+	"stockade/api/scope"
+	"stockade/engine/httpapi"
+)
+
+func (s *Service) handleTop(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+	args := r.URL.Query().Get("ps_args")
+	if args == "" {
+		args = "-ef"
+	}
+	c, err := s.index.find(sc.Tenant, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	task, v, err := c.running()
+	if err != nil {
+		return err
+	}
+	pids, err := task.Pids(r.Context())
+	if err != nil {
+		return fmt.Errorf("processes of the container: %w", err)
+	}
+	out, err := ps(r.Context(), args)
+	if err != nil {
+		return err
+	}
+	resp, err := parsePS(out, pids)
+	if err != nil {
+		return err
+	}
+	s.publish(v, events.ActionTop)
+	return httpapi.WriteJSON(w, http.StatusOK, resp)
+}
+
+// ps runs the host's ps, as Docker does: what it prints of other processes is thrown away by parsePS.
+func ps(ctx context.Context, args string) ([]byte, error) {
+	list := strings.Fields(args)
+	for _, a := range list {
+		// An output column named otherwise than "PID" would let lines of foreign processes through.
+		if i := strings.Index(a, "="); i >= 0 && !strings.HasPrefix(a, "--sort=") {
+			return nil, invalid("specifying %q is not allowed: columns cannot be renamed", a)
+		}
+	}
+	path, err := exec.LookPath("ps")
+	if err != nil {
+		return nil, httpapi.NewError(errdefs.ErrNotImplemented, "this host has no ps")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, list...)
+	cmd.Env = []string{}
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return nil, invalid("ps: %s", strings.TrimSpace(string(exit.Stderr)))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ps: %w", err)
+	}
+	return out, nil
+}
+
+// parsePS keeps the lines of ps that belong to the given processes.
+func parsePS(output []byte, pids []int) (*container.TopResponse, error) {
+	resp := &container.TopResponse{Titles: []string{}, Processes: [][]string{}}
+	lines := strings.Split(string(output), "\n")
+	resp.Titles = strings.Fields(lines[0])
+	column := slices.Index(resp.Titles, "PID")
+	if column < 0 {
+		return nil, invalid("Couldn't find PID field in ps output")
+	}
+	kept := false // the line before; threads follow with "-" for the pid
+	for _, line := range lines[1:] {
+		f := strings.Fields(line)
+		if len(f) <= column {
+			continue
+		}
+		if f[column] == "-" {
+			if kept {
+				resp.Processes = append(resp.Processes, process(f, len(resp.Titles)))
+			}
+			continue
+		}
+		pid, err := strconv.Atoi(f[column])
+		if err != nil {
+			return nil, invalid("Unexpected pid '%s': %s", f[column], err)
+		}
+		if kept = slices.Contains(pids, pid); kept {
+			resp.Processes = append(resp.Processes, process(f, len(resp.Titles)))
+		}
+	}
+	return resp, nil
+}
+
+// process joins what belongs to the last column.
+func process(f []string, columns int) []string {
+	if len(f) <= columns {
+		return f
+	}
+	return append(slices.Clone(f[:columns-1]), strings.Join(f[columns-1:], " "))
+}
