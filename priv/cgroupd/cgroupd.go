@@ -30,6 +30,8 @@ import (
 
 	"stockade/api/helper"
 	"stockade/api/setting"
+	"stockade/internal/boot"
+	"stockade/internal/confine"
 	"stockade/priv/peer"
 )
 
@@ -62,13 +64,23 @@ func New(set setting.Cgroupd, log *slog.Logger) (*Server, error) {
 // Close closes the hierarchies.
 func (s *Server) Close() { s.tree.close() }
 
-// Paths returns the folders that the server writes beneath, for Landlock.
-func (s *Server) Paths() []string {
-	var paths []string
-	for _, h := range s.tree.all {
-		paths = append(paths, h.path)
+// Limits is what the process keeps once New has opened the hierarchies. SECURITY(T-704): as uid 0 it owns the host's
+// files, so Landlock leaves it our subtrees to write and /proc to read.
+func (s *Server) Limits() confine.Spec {
+	spec := confine.Spec{
+		Process: "cgroupd",
+		Log:     s.log,
+		Calls: confine.Join(confine.UnixServer, confine.ReadFiles, []confine.Calls{
+			{Why: "make and remove groups", Names: []string{"mkdirat", "unlinkat"}},
+			{Why: "does a process still live", Names: []string{"poll", "ppoll"}},
+		}),
+		Paths: []confine.Path{{Why: "uids of processes, what a pidfd refers to", Name: "/proc", Access: confine.ReadFile}},
 	}
-	return paths
+	for _, h := range s.tree.all {
+		spec.Paths = append(spec.Paths, confine.Path{Why: "our groups", Name: h.path,
+			Access: confine.ReadFile | confine.ReadDir | confine.WriteFile | confine.MakeDir | confine.RemoveDir})
+	}
+	return spec
 }
 
 // Table is what the engine may ask.
@@ -87,9 +99,21 @@ func (s *Server) Table() peer.Table {
 	}
 }
 
-// Run serves the engine until ctx ends.
-func (s *Server) Run(ctx context.Context, listener *os.File) error {
-	return peer.Listener{File: listener, UID: s.set.EngineUID, Table: s.Table()}.Serve(ctx, s.log)
+// Run is the whole process: it opens the hierarchies, gives up everything else, and serves the engine until ctx ends.
+func Run(ctx context.Context, set setting.Cgroupd, files boot.Files, log *slog.Logger) error {
+	listener, err := files.Get("engine")
+	if err != nil {
+		return err
+	}
+	s, err := New(set, log)
+	if err != nil {
+		return fmt.Errorf("cgroupd: %w", err)
+	}
+	defer s.Close()
+	if err := confine.Process(s.Limits()); err != nil {
+		return err
+	}
+	return peer.Listener{File: listener, UID: set.EngineUID, Table: s.Table()}.Serve(ctx, log)
 }
 
 func (s *Server) create(_ context.Context, q helper.CgroupCreate, _ []*os.File) (helper.SetDone, []*os.File, error) {

@@ -39,9 +39,9 @@ func openTree(set setting.Cgroupd) (tree, error) {
 	t := tree{v2: set.V2, by: map[string]*hierarchy{}}
 	seen := map[[2]uint64]*hierarchy{}
 	for _, c := range controllers {
-		path := filepath.Join(set.Root, c, set.Parent)
-		if set.V2 {
-			path = filepath.Join(set.Root, set.Parent)
+		path := filepath.Join(set.Root, set.Parent)
+		if !set.V2 {
+			path = filepath.Join(mountOf(set.Root, c), set.Parent)
 		}
 		f, err := os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if errors.Is(err, unix.ENOENT) {
@@ -71,6 +71,17 @@ func openTree(set setting.Cgroupd) (tree, error) {
 		return tree{}, fmt.Errorf("no control group %q beneath %s", set.Parent, set.Root)
 	}
 	return t, nil
+}
+
+// mountOf finds the folder of a v1 controller, which may be mounted together with others ("cpu,cpuacct").
+func mountOf(root, controller string) string {
+	entries, _ := os.ReadDir(root) // an unreadable root shows as missing hierarchies
+	for _, e := range entries {
+		if slices.Contains(strings.Split(e.Name(), ","), controller) {
+			return filepath.Join(root, e.Name())
+		}
+	}
+	return filepath.Join(root, controller)
 }
 
 func (t tree) close() {

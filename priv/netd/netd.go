@@ -19,6 +19,7 @@ package netd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -33,6 +34,8 @@ import (
 
 	"stockade/api/helper"
 	"stockade/api/setting"
+	"stockade/internal/boot"
+	"stockade/internal/confine"
 	"stockade/internal/userns"
 	"stockade/priv/peer"
 )
@@ -142,16 +145,34 @@ func (s *Server) Table() peer.Table {
 	}
 }
 
-// Run serves the engine until ctx ends.
-func (s *Server) Run(ctx context.Context, listener *os.File) error {
+// Run is the whole process: it sets the network up, gives up everything else, and serves the engine until ctx ends.
+func Run(ctx context.Context, set setting.Netd, files boot.Files, log *slog.Logger) error {
+	if set.EngineUID == 0 {
+		return errors.New("netd: settings without the engine's uid")
+	}
+	got := [3]*os.File{}
+	for i, name := range []string{"engine", "userns", "records"} {
+		f, err := files.Get(name)
+		if err != nil {
+			return err
+		}
+		got[i] = f
+	}
+	s, err := New(set, got[1], got[2], log)
+	if err != nil {
+		return fmt.Errorf("netd: %w", err)
+	}
+	defer s.Close()
+	if err := confine.Process(Limits(got[2], log)); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { s.reaper(ctx) })
 	wg.Go(func() { s.watch(ctx) })
-	return peer.Listener{File: listener, UID: s.set.EngineUID, Table: s.Table()}.Serve(ctx, s.log)
+	return peer.Listener{File: got[0], UID: set.EngineUID, Table: s.Table()}.Serve(ctx, log)
 }
 
 func (s *Server) list(context.Context, helper.None, []*os.File) (helper.EndpointList, []*os.File, error) {

@@ -104,10 +104,13 @@ func (s *Server) choose(id string, p helper.Port) (*reservation, error) {
 		"Bind for %s failed: no free port in %d-%d", id, p.HostIP, lo, hi)
 }
 
+// portRange is the sysctl with the host's ephemeral ports.
+const portRange = "/proc/sys/net/ipv4/ip_local_port_range"
+
 // ephemeral is the range to choose from: the host's own, but at or above 32768.
 func ephemeral() (lo, hi int) {
 	lo, hi = 32768, 60999
-	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	text, err := os.ReadFile(portRange)
 	if err != nil {
 		return lo, hi
 	}
