@@ -144,7 +144,7 @@ func unixClient(socket string) (*http.Client, func()) {
 }
 
 func get(ctx context.Context, c *http.Client, path string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://stockade"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, nil)
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,9 @@ func thisThread(trap, a1, a2, a3 uintptr) error {
 func allThreads(trap, a1, a2, a3 uintptr) error {
 	// SAFETY: as above; the Go runtime repeats the call on each thread and ends the process if results differ.
 	_, _, errno := syscall.AllThreadsSyscall(trap, a1, a2, a3)
+	if errno == unix.ENOTSUP {
+		return fmt.Errorf("%w: the program must be built with CGO_ENABLED=0", errno)
+	}
 	return errnoError(errno)
 }
 

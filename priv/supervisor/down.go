@@ -63,7 +63,15 @@ func (s *Supervisor) endU() error {
 // down removes everything that a running server has outside of its data folder.
 func (s *Supervisor) down() error {
 	errs := []error{s.endU(), s.unpin(), s.removeCgroups(), s.removeNetwork()}
-	for _, name := range []string{"docker.sock", "engine.sock", "priv", "ns", "engine", stateName} {
+	for name, f := range s.files {
+		if strings.HasPrefix(name, "listen-") {
+			f.Close()
+		}
+	}
+	for _, name := range []string{"docker.sock", "engine.sock"} {
+		errs = append(errs, removeStale(s.path(name), unix.SOCK_STREAM)) // never another server's
+	}
+	for _, name := range []string{"priv", "ns", "engine", stateName} {
 		errs = append(errs, os.RemoveAll(s.path(name)))
 	}
 	err := errors.Join(errs...)

@@ -30,6 +30,9 @@ func lives(pid int, u userns.ID, own string) bool {
 	if err != nil || link == own {
 		return false
 	}
+	if _, err := startTime(pid); err != nil {
+		return false
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return false
@@ -50,6 +53,9 @@ func processesOf(r setting.IDRange) ([]int, error) {
 			return false
 		}
 		for line := range strings.Lines(string(data)) {
+			if strings.HasPrefix(line, "State:\tZ") {
+				return false
+			}
 			if rest, ok := strings.CutPrefix(line, "Uid:"); ok {
 				for _, f := range strings.Fields(rest) {
 					if id, err := strconv.ParseUint(f, 10, 32); err == nil && r.Contains(uint32(id)) {
@@ -76,17 +82,25 @@ func processes(want func(pid int) bool) ([]int, error) {
 	return pids, nil
 }
 
-// startTime is when a process started, in ticks since boot: with the pid it identifies one for good.
+// startTime is when a process started, in ticks since boot: with the pid it identifies one for good. A process that has
+// ended but was not yet waited for is none.
 func startTime(pid int) (uint64, error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, err
 	}
-	// The command in parentheses may hold anything; the 20th field after it is the start.
-	_, rest, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')'):]), ") ")
-	f := strings.Fields(rest)
-	if !ok || len(f) < 20 {
-		return 0, fmt.Errorf("process %d: unexpected stat", pid)
+	return parseStat(string(data))
+}
+
+// parseStat reads the start from a line of /proc/PID/stat: state is the third field, the start the 22nd.
+func parseStat(stat string) (uint64, error) {
+	// The second field, the command in parentheses, may hold anything.
+	f := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(f) < 20 {
+		return 0, errors.New("unexpected /proc/PID/stat")
+	}
+	if f[0] == "Z" || f[0] == "X" {
+		return 0, os.ErrProcessDone
 	}
 	return strconv.ParseUint(f[19], 10, 64)
 }

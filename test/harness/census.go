@@ -170,7 +170,7 @@ func (s *Server) processes(c Census) error {
 		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		entry := fmt.Sprintf("%s(%s) uid %d state %s", strings.TrimSpace(string(name)), e.Name(), uid, state)
 		switch {
-		case !ok:
+		case !ok || state == "Z": // ended; whoever must wait for it is not ours
 		case IDs.Contains(uid):
 			c[KindProcesses] = append(c[KindProcesses], entry)
 		case uid == engine.UID:

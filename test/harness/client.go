@@ -161,7 +161,7 @@ func dialOnThread(path string, u User) (net.Conn, error) {
 	return net.FileConn(f)
 }
 
-// Client returns an HTTP client of the API whose connections are u's. Use URLs of the form http://d/v1.51/….
+// Client returns an HTTP client of the API whose connections are u's. Use URLs of the form http://localhost/v1.51/….
 func (s *Server) Client(t testing.TB, u User) *http.Client {
 	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return s.Dial(u) }}
 	t.Cleanup(tr.CloseIdleConnections)
@@ -193,7 +193,7 @@ func (s *Server) API(t testing.TB, u User, method, path string, body any) Respon
 		}
 		r, contentType = bytes.NewReader(data), "application/json"
 	}
-	req, err := http.NewRequestWithContext(Context(t), method, "http://d"+path, r)
+	req, err := http.NewRequestWithContext(Context(t), method, "http://localhost"+path, r)
 	if err != nil {
 		t.Fatal(err)
 	}

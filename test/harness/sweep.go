@@ -42,7 +42,7 @@ func killRange() error {
 			if err != nil {
 				continue
 			}
-			if uid, _, ok := uidOf(pid); ok && IDs.Contains(uid) {
+			if uid, state, ok := uidOf(pid); ok && state != "Z" && IDs.Contains(uid) {
 				found = append(found, pid)
 				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 			}
