@@ -168,9 +168,9 @@ func listed(prefixes []string) string {
 	return strings.Join(prefixes, ", ")
 }
 
-// beneath tells whether p lies in folder.
+// beneath tells whether p lies in folder and is not folder itself.
 func beneath(folder, p string) bool {
-	return strings.HasPrefix(p, strings.TrimSuffix(folder, "/")+"/")
+	return p != folder && strings.HasPrefix(p, strings.TrimSuffix(folder, "/")+"/")
 }
 
 // makeFolders makes what is missing of p, as the caller could, and opens it. It runs on the caller's thread.
