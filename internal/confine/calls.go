@@ -92,7 +92,8 @@ var Namespaces = []Calls{
 var Child = []Calls{
 	{Why: "wait for and end the child", Names: []string{"ppoll", "wait4", "kill"}},
 	{Why: "the child dies with its parent", Names: []string{"prctl"}, If: []Cond{{Arg: 0, Value: unix.PR_SET_PDEATHSIG}}},
-	{Why: "the child's own /proc files", Names: []string{"prctl"}, If: []Cond{{Arg: 0, Value: unix.PR_SET_DUMPABLE}, {Arg: 1, Value: 1}}},
+	{Why: "the child's own /proc files", Names: []string{"prctl"}, If: []Cond{{Arg: 0, Value: unix.PR_SET_DUMPABLE}}},
+	{Why: "the child keeps nothing", Names: []string{"close_range"}},
 }
 
 // Join puts lists together.

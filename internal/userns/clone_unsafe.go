@@ -16,9 +16,12 @@ var ready = [1]byte{1}
 // noNamespace tells clone that the child stays where the flags put it.
 const noNamespace = ^uintptr(0)
 
-// clone makes a copy of this process without exec; the child enters user namespace ns (unless noNamespace), becomes
-// dumpable, says so on fd and waits to be killed. Dumpable: after any change of credentials (or when this process chose so) it is not, and then its /proc files,
-// uid_map among them, belong to root. It has this process's uid, so nobody else can trace it.
+// clone makes a copy of this process without exec, which says on fd when it is ready, and waits to be killed.
+//
+// Without ns it becomes dumpable: after any change of credentials (or by choice) this process is not, and then the
+// /proc files of its child, uid_map among them, belong to root. The child has this process's uid in a namespace of this
+// process's, so nobody else can trace it. With ns it enters that user namespace, whose owner would have power over it,
+// so there it must not be dumpable. It keeps no descriptor but fd.
 //
 // SAFETY: clone without CLONE_VM gives the child its own copy of the address space with this one thread in it. It makes
 // raw system calls only: no allocation, no stack growth (nosplit), no scheduler. ForkLock keeps other threads from
@@ -31,7 +34,9 @@ func clone(flags, ns, fd uintptr) (pid uintptr, errno syscall.Errno) {
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
+	dumpable := uintptr(1)
 	if ns != noNamespace {
+		dumpable = 0
 		if _, _, errno := syscall.RawSyscall(unix.SYS_SETNS, ns, unix.CLONE_NEWUSER, 0); errno != 0 {
 			for {
 				syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
@@ -39,7 +44,11 @@ func clone(flags, ns, fd uintptr) (pid uintptr, errno syscall.Errno) {
 		}
 	}
 	syscall.RawSyscall(syscall.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
-	syscall.RawSyscall(syscall.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0)
+	syscall.RawSyscall(syscall.SYS_PRCTL, unix.PR_SET_DUMPABLE, dumpable, 0)
+	if fd > 0 {
+		syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 0, fd-1, 0)
+	}
+	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, fd+1, uintptr(^uint32(0)), 0)
 	syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&ready)), 1)
 	for {
 		syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)

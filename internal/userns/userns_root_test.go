@@ -3,7 +3,9 @@
 package userns
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"testing"
 
@@ -61,4 +63,53 @@ func TestCreateWhenNotDumpable(t *testing.T) {
 	if _, err := Identify(files["net"], unix.CLONE_NEWUSER); err == nil {
 		t.Error("a network namespace passed as a user namespace")
 	}
+}
+
+// SECURITY(T-702): whoever owns the namespace that Read's child enters must not get hold of the child, a copy of this
+// process.
+func TestChildIsClosedToTheNamespace(t *testing.T) {
+	maps := []Map{{0, 100000, 65536}}
+	files, err := Create(0, maps, maps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := files["user"]
+	defer ns.Close()
+	pid, err := pausedChild(0, ns.Fd())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end(pid)
+	if open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)); err != nil || len(open) != 1 {
+		t.Errorf("%d descriptors in the child, %v", len(open), err)
+	}
+	look := func(pid int) error {
+		cmd := exec.Command("nsenter", "--user=/proc/self/fd/3", "--", "readlink", fmt.Sprintf("/proc/%d/cwd", pid))
+		cmd.ExtraFiles = []*os.File{ns}
+		return cmd.Run()
+	}
+	if look(pid) == nil {
+		t.Error("the namespace's root can look into the child")
+	}
+	sleep := exec.Command("nsenter", "--user=/proc/self/fd/3", "--", "sh", "-c", "echo ready; read x")
+	sleep.ExtraFiles = []*os.File{ns}
+	in, err := sleep.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := sleep.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	if err := look(sleep.Process.Pid); err != nil {
+		t.Errorf("control: an ordinary process of the namespace: %v", err)
+	}
+	in.Close()
+	_ = sleep.Wait()
 }

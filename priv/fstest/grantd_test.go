@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -197,6 +198,14 @@ func TestUseRecursive(t *testing.T) {
 	skipped := map[string]string{}
 	for _, k := range done.Skipped {
 		skipped[k.Path] = k.Reason
+	}
+	// All of the host: what alice sees anyway.
+	g = w.grant(gate, conn, helper.Grant{Path: "/", Tenant: "t"})
+	q.ID = g.ID
+	a, mounts = engine.ask("use", q)
+	done = body[helper.UseDone](t, a)
+	if len(mounts) != len(done.Mounts) || done.Mounts[0] != "." || !slices.ContainsFunc(done.Skipped, func(k helper.Skipped) bool { return k.Path == "proc" }) {
+		t.Errorf("/: %d mounts, %+v", len(mounts), done)
 	}
 	if len(skipped) != 2 || !strings.Contains(skipped["proc"], "id-map") || !strings.Contains(skipped["closed/in"], "reach") {
 		t.Errorf("skipped: %q", skipped)
@@ -532,6 +541,17 @@ func TestGrantdIsClosed(t *testing.T) {
 	for _, want := range []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t00000000000000c0", "CapBnd:\t00000000000000c0", "CapAmb:\t0000000000000000"} {
 		if !strings.Contains(string(status), want) {
 			t.Errorf("no %q", want)
+		}
+	}
+}
+
+func TestWantedEnd(t *testing.T) {
+	w := newWorld(t, true, nil)
+	for _, p := range []*process{w.mountd, w.grantd} { // each ends by itself, in either order
+		must(t, p.cmd.Process.Signal(unix.SIGTERM))
+		<-p.done
+		if p.cmd.ProcessState.ExitCode() != 0 {
+			t.Errorf("ended with %v", p.cmd.ProcessState)
 		}
 	}
 }

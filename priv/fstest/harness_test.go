@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -70,6 +71,8 @@ func TestMain(m *testing.M) {
 
 // play is what the children do: the mains of the two processes, and the making of namespaces inside U.
 func play(role string, log *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	switch role {
 	case "mountd":
 		var set setting.Mountd
@@ -80,7 +83,7 @@ func play(role string, log *slog.Logger) error {
 		if err := confine.Process(mountd.Limits(log)); err != nil {
 			return err
 		}
-		return mountd.Run(context.Background(), set, files, log)
+		return mountd.Run(ctx, set, files, log)
 	case "grantd":
 		var set setting.Grantd
 		files, err := boot.Receive(&set)
@@ -90,7 +93,7 @@ func play(role string, log *slog.Logger) error {
 		if err := confine.Process(grantd.Limits(files["records"], log)); err != nil {
 			return err
 		}
-		return grantd.Run(context.Background(), set, files, log)
+		return grantd.Run(ctx, set, files, log)
 	case "maps":
 		var maps []userns.Map
 		if err := json.NewDecoder(os.Stdin).Decode(&maps); err != nil {

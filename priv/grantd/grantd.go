@@ -87,8 +87,8 @@ func Run(ctx context.Context, set setting.Grantd, files boot.Files, log *slog.Lo
 	err = <-ended
 	cancel(err)
 	err = errors.Join(err, <-ended)
-	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
-		err = cause
+	if cause := context.Cause(ctx); errors.Is(cause, errPair) {
+		err = errors.Join(err, cause)
 	}
 	if err != nil {
 		return fmt.Errorf("grantd: %w", err)

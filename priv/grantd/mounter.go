@@ -2,6 +2,7 @@ package grantd
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -14,6 +15,9 @@ import (
 
 // bindTime is how long mountd may take for one mount.
 const bindTime = 30 * time.Second
+
+// errPair ends the process; any other end of the context is a wanted one.
+var errPair = errors.New("the socket pair to mountd is broken")
 
 // mounter asks mountd over the socket pair. Requests and answers alternate; after any fault on the pair nothing can be
 // told apart any more, so broken is called and the process ends.
@@ -37,7 +41,7 @@ func (m *mounter) bind(file, ns *os.File, ro bool) (*os.File, error) {
 	}
 	if err != nil {
 		seqpacket.CloseAll(files)
-		m.dead = fmt.Errorf("mountd: %w", err)
+		m.dead = fmt.Errorf("%w: %w", errPair, err)
 		m.broken(m.dead)
 		return nil, m.dead
 	}

@@ -46,6 +46,9 @@ func Limits(log *slog.Logger) confine.Spec {
 	}
 }
 
+// errPair ends the process; any other end of the context is a wanted one.
+var errPair = errors.New("the socket pair to grantd is closed")
+
 type server struct {
 	store   *os.File
 	owners  setting.IDRange
@@ -71,14 +74,14 @@ func Run(ctx context.Context, set setting.Mountd, files boot.Files, log *slog.Lo
 	defer cancel(nil)
 	go func() {
 		peer.ServeConn(ctx, pair, s.grantdTable(), log.With("peer", "grantd"))
-		cancel(errors.New("the socket pair to grantd is closed"))
+		cancel(errPair)
 	}()
 	engine := peer.Listener{File: listener, UID: set.EngineUID, Table: s.engineTable()}
 	if err := engine.Serve(ctx, log.With("peer", "engine")); err != nil {
 		return fmt.Errorf("mountd: %w", err)
 	}
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-		return fmt.Errorf("mountd: %w", cause)
+	if errors.Is(context.Cause(ctx), errPair) {
+		return fmt.Errorf("mountd: %w", errPair)
 	}
 	return nil
 }
