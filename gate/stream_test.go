@@ -1,0 +1,124 @@
+package gate
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// echo answers an upgraded request in one of the two forms, sends back what it reads until the end, then says bye.
+func echo(head string) func(net.Conn, *bufio.Reader) {
+	return func(conn net.Conn, reader *bufio.Reader) {
+		if _, err := io.WriteString(conn, head); err != nil {
+			return
+		}
+		if _, err := io.Copy(conn, reader); err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, "bye") // the client's end was passed on as an end, and this way is still open
+	}
+}
+
+func TestStreams(t *testing.T) {
+	const raw = "Content-Type: application/vnd.docker.raw-stream\r\n"
+	for _, tc := range []struct {
+		name, request, head, want string
+		status                    int
+	}{
+		{"attach with upgrade", get("POST /containers/a/attach?stream=1&stdin=1", "Connection: Upgrade", "Upgrade: tcp", "Content-Type: text/plain", "Content-Length: 0"),
+			"HTTP/1.1 101 UPGRADED\r\n" + raw + "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n", "hellobye", 101},
+		{"attach without", get("POST /containers/a/attach?stream=1", "Content-Length: 0"), "HTTP/1.1 200 OK\r\n" + raw + "\r\n", "hellobye", 200},
+		{"exec", post("POST /exec/a/start", `{"Detach":false,"Tty":false}`, "Connection: Upgrade", "Upgrade: tcp"),
+			"HTTP/1.1 101 UPGRADED\r\n" + raw + "Connection: Upgrade\r\nUpgrade: tcp\r\nStockade-Tenant: x\r\n\r\n", "hellobye", 101},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := start(t)
+			s.backend.stream = echo(tc.head)
+			conn := s.dial(t)
+			// The stream's first bytes come together with the request.
+			if _, err := io.WriteString(conn, tc.request+"hel"); err != nil {
+				t.Fatal(err)
+			}
+			reader := bufio.NewReader(conn)
+			resp, err := http.ReadResponse(reader, &http.Request{Method: http.MethodPost})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != tc.status || resp.Header.Get("Content-Type") != "application/vnd.docker.raw-stream" || resp.Header.Get("Stockade-Tenant") != "" {
+				t.Errorf("head %d %v", resp.StatusCode, resp.Header)
+			}
+			if (tc.status == 101) != (resp.Header.Get("Upgrade") == "tcp") {
+				t.Errorf("Upgrade: %q", resp.Header.Get("Upgrade"))
+			}
+			if _, err := io.WriteString(conn, "lo"); err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(reader)
+			if err != nil || string(got) != tc.want {
+				t.Errorf("stream %q, %v, want %q", got, err, tc.want)
+			}
+		})
+	}
+}
+
+// An exec that is refused or detached is an ordinary answer, and the connection goes on.
+func TestStreamThatIsNone(t *testing.T) {
+	s := start(t)
+	s.backend.status = http.StatusNotFound
+	conn := s.dial(t)
+	reader := bufio.NewReader(conn)
+	for range 2 {
+		if _, err := io.WriteString(conn, post("POST /exec/a/start", `{"Detach":true}`)); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusNotFound || string(body) != "{}" {
+			t.Errorf("%d %q %v", resp.StatusCode, body, err)
+		}
+	}
+}
+
+// Opaque bodies go through unread.
+func TestUpload(t *testing.T) {
+	s := start(t)
+	resp, _ := s.raw(t, "PUT /containers/a/archive?path=%2Ftmp&copyUIDGID=true HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n")
+	r, body := s.backend.last(t)
+	if resp.StatusCode != http.StatusOK || body != "abcde" || r.RequestURI != "/containers/a/archive?copyUIDGID=1&path=%2Ftmp" || r.Header.Get("Content-Type") != "application/x-tar" {
+		t.Errorf("%d %q %s %v", resp.StatusCode, body, r.RequestURI, r.Header)
+	}
+}
+
+func TestEngineGone(t *testing.T) {
+	s := start(t)
+	s.backend.stream = func(conn net.Conn, _ *bufio.Reader) { conn.Close() }
+	resp, body := s.raw(t, get("GET /info"))
+	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "message") {
+		t.Errorf("%d %q", resp.StatusCode, body)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	l := &limiter{max: 3, perUID: 2, uids: map[uint32]int{}}
+	for i, tc := range []struct {
+		uid uint32
+		ok  bool
+	}{{1, true}, {1, true}, {1, false}, {2, true}, {3, false}} {
+		if got := l.take(tc.uid); got != tc.ok {
+			t.Errorf("step %d: %v", i, got)
+		}
+	}
+	l.give(1)
+	if !l.take(3) || len(l.uids) != 3 {
+		t.Errorf("after a close: %v", l.uids)
+	}
+}
