@@ -37,6 +37,8 @@ func (s *Store) sweeper(ctx context.Context) {
 
 // collect forgets deleted images whose containers are gone, then removes unused layers and blobs.
 func (s *Store) collect(ctx context.Context) error {
+	s.collecting.Lock()
+	defer s.collecting.Unlock()
 	for _, g := range s.gone() {
 		if len(s.cfg.InUse(g.tenant, g.id.String())) > 0 {
 			continue

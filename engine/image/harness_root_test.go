@@ -32,6 +32,8 @@ import (
 // testBase is where the tests' store ids begin: no process of the host has them.
 const testBase = 2000100000
 
+var fixedTime = time.Unix(1700000000, 0)
+
 var binary string
 
 func TestMain(m *testing.M) {

@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
@@ -74,9 +75,10 @@ type Store struct {
 	pins   map[digest.Digest]int                // chain ids in use by running operations
 	holds  map[holdKey]int
 
-	sweep chan struct{}
-	stop  context.CancelFunc
-	done  sync.WaitGroup
+	sweep      chan struct{}
+	collecting sync.Mutex
+	stop       context.CancelFunc
+	done       sync.WaitGroup
 }
 
 type holdKey struct {
@@ -124,6 +126,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		if err := os.Chmod(d, 0o711); err != nil {
 			return nil, err
 		}
+	}
+	// What containerd's libraries say below errors is not ours to show; their errors come back to us.
+	if err := log.SetLevel("error"); err != nil {
+		return nil, err
 	}
 	blobs, err := local.NewStore(filepath.Join(cfg.Data, "content"))
 	if err != nil {
