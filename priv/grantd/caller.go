@@ -95,8 +95,12 @@ func connected(fd int) error {
 // hungUp tells whether a descriptor is in one of the states now; an error of poll counts as yes.
 func hungUp(fd int, events int16) bool {
 	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
-	_, err := unix.Ppoll(p, &unix.Timespec{}, nil)
-	return err != nil || p[0].Revents != 0
+	for {
+		_, err := unix.Ppoll(p, &unix.Timespec{}, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return err != nil || p[0].Revents != 0
+		}
+	}
 }
 
 // mayCall refuses identities that are nobody's: unmapped ones, those of containers, and the server's own.

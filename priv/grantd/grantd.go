@@ -178,7 +178,7 @@ func checkSettings(set setting.Grantd) error {
 
 // forbid remembers one folder of the server and what lies above it.
 func (s *server) forbid(folder string) error {
-	fd, err := unix.Openat2(unix.AT_FDCWD, folder, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC})
+	fd, err := openat2(unix.AT_FDCWD, folder, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC})
 	if err != nil {
 		return err
 	}

@@ -139,6 +139,21 @@ func TestCheckSettings(t *testing.T) {
 	}
 }
 
+func TestRequestsAreDescribed(t *testing.T) {
+	text, err := os.ReadFile("../../docs/dev/helper-protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{}
+	for peer, table := range map[string]peer.Table{"gate": s.gateTable(), "engine": s.engineTable()} {
+		for op := range table {
+			if !strings.Contains(string(text), "`"+op+"` ("+peer) && !strings.Contains(string(text), "`"+op+"` (engine, gate)") {
+				t.Errorf("helper-protocol.md does not describe %q from the %s", op, peer)
+			}
+		}
+	}
+}
+
 func testRecords(t *testing.T, dir string, max int) *records {
 	t.Helper()
 	root, err := os.OpenRoot(dir)

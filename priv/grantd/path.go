@@ -28,6 +28,16 @@ func validPath(p string) error {
 	return nil
 }
 
+// openat2 tries again what a signal of the runtime interrupted (network file systems).
+func openat2(dir int, p string, how *unix.OpenHow) (int, error) {
+	for {
+		fd, err := unix.Openat2(dir, p, how)
+		if !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+}
+
 // source is an opened bind source.
 type source struct {
 	file *os.File
@@ -57,7 +67,7 @@ func (s *server) open(c caller, p string, create bool) (source, error) {
 
 // openAsCaller runs on the caller's thread.
 func (s *server) openAsCaller(c caller, p string, create bool) (source, error) {
-	fd, err := unix.Openat2(unix.AT_FDCWD, p, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: noMagic})
+	fd, err := openat2(unix.AT_FDCWD, p, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: noMagic})
 	if errors.Is(err, unix.ENOENT) && create {
 		fd, err = s.makeFolders(c, p)
 	}
@@ -175,13 +185,13 @@ func beneath(folder, p string) bool {
 
 // makeFolders makes what is missing of p, as the caller could, and opens it. It runs on the caller's thread.
 func (s *server) makeFolders(c caller, p string) (int, error) {
-	at, err := unix.Openat2(unix.AT_FDCWD, "/", &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC})
+	at, err := openat2(unix.AT_FDCWD, "/", &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC})
 	if err != nil {
 		return -1, err
 	}
 	checked := false
 	for name := range strings.SplitSeq(strings.TrimPrefix(p, "/"), "/") {
-		next, err := unix.Openat2(at, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: noMagic})
+		next, err := openat2(at, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: noMagic})
 		if errors.Is(err, unix.ENOENT) {
 			if !checked { // everything made below the first missing folder lies below this place
 				if err := s.checkNewPlace(c, at, name); err != nil {
@@ -217,7 +227,7 @@ func makeOne(at int, name string) (int, error) {
 	if err := unix.Mkdirat(at, name, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, err
 	}
-	return unix.Openat2(at, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: noMagic})
+	return openat2(at, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: noMagic})
 }
 
 // explain turns an error of the kernel into an answer for the caller.

@@ -133,7 +133,7 @@ func rel(folder, p string) string {
 
 // openSubmount runs on the caller's thread. What cannot be opened or must not be shown is a reason, not an error.
 func (s *server) openSubmount(c caller, src source, name string) (*os.File, string) {
-	fd, err := unix.Openat2(int(src.file.Fd()), name, &unix.OpenHow{
+	fd, err := openat2(int(src.file.Fd()), name, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | noMagic,
 	})

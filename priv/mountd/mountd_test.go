@@ -1,6 +1,7 @@
 package mountd
 
 import (
+	"os"
 	"path"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"stockade/api/setting"
 	"stockade/internal/boot"
 	"stockade/internal/seqpacket"
+	"stockade/priv/peer"
 )
 
 func TestStorePath(t *testing.T) {
@@ -48,6 +50,21 @@ func TestWithin(t *testing.T) {
 	}{{100, 10, true}, {105, 5, true}, {99, 1, false}, {105, 6, false}, {110, 1, false}, {0, ^uint32(0), false}, {100, ^uint32(0), false}} {
 		if got := within(r, test.first, test.count); got != test.want {
 			t.Errorf("%d+%d: %v", test.first, test.count, got)
+		}
+	}
+}
+
+func TestRequestsAreDescribed(t *testing.T) {
+	text, err := os.ReadFile("../../docs/dev/helper-protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{}
+	for peer, table := range map[string]peer.Table{"engine": s.engineTable(), "grantd": s.grantdTable()} {
+		for op := range table {
+			if !strings.Contains(string(text), "### `"+op+"` ("+peer) {
+				t.Errorf("helper-protocol.md does not describe %q from %s", op, peer)
+			}
 		}
 	}
 }
