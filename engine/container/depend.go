@@ -47,7 +47,7 @@ type Events interface {
 
 // Networks describes the default bridge.
 type Networks interface {
-	Bridge() (id, name, gateway string, bits int)
+	Bridge(tenant string) (id, name, gateway string, bits int)
 }
 
 // Grants ends grants for host paths that no container refers to any more.

@@ -27,7 +27,7 @@ func (s *Service) publishNetwork(v *view, action events.Action, e *runtime.Endpo
 	if e == nil {
 		return
 	}
-	id, name, _, _ := s.cfg.Networks.Bridge()
+	id, name, _, _ := s.cfg.Networks.Bridge(v.Tenant)
 	s.cfg.Events.Publish(v.Tenant, events.NetworkEventType, action, id,
 		map[string]string{"container": v.ID, "name": name, "type": "bridge"})
 }

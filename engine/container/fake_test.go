@@ -417,7 +417,7 @@ func (f *fakes) actions() []string {
 	return out
 }
 
-func (f *fakes) Bridge() (string, string, string, int) { return "b0", "bridge", "172.30.0.1", 16 }
+func (f *fakes) Bridge(string) (string, string, string, int) { return "b0", "bridge", "172.30.0.1", 16 }
 
 func (f *fakes) Drop(_ context.Context, ids []string) error {
 	f.dropped = append(f.dropped, ids...)

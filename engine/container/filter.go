@@ -163,7 +163,7 @@ func (s *Service) onNetwork(f *filter, v *view) bool {
 	if v.Host.NetworkMode.IsNone() {
 		return f.Exact("network", network.NetworkNone)
 	}
-	id, name, _, _ := s.cfg.Networks.Bridge()
+	id, name, _, _ := s.cfg.Networks.Bridge(v.Tenant)
 	return f.Exact("network", name) || f.Prefix("network", id)
 }
 

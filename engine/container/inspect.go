@@ -113,7 +113,7 @@ func (s *Service) network(v *view, task runtime.Task) *container.NetworkSettings
 		ns.Networks[network.NetworkNone] = &network.EndpointSettings{}
 		return ns
 	}
-	id, name, gateway, _ := s.cfg.Networks.Bridge()
+	id, name, gateway, _ := s.cfg.Networks.Bridge(v.Tenant)
 	ep := &network.EndpointSettings{NetworkID: id}
 	ns.Networks[name] = ep
 	if mac, err := net.ParseMAC(v.MAC); err == nil {

@@ -119,7 +119,7 @@ func (s *Service) runtimeSpec(ctx context.Context, v *view) (*runtime.Spec, erro
 	if err != nil {
 		return nil, err
 	}
-	_, _, gateway, _ := s.cfg.Networks.Bridge()
+	_, _, gateway, _ := s.cfg.Networks.Bridge(v.Tenant)
 	return spec.Build(spec.Input{
 		ID: v.ID, Tenant: v.Tenant, Layers: v.Layers, Config: v.Config, HostConfig: v.Host, Mounts: v.Mounts, Account: account,
 		MAC: v.MAC, Gateway: gateway, HostResolv: readResolv(), NofileHard: s.cfg.Settings.NofileHard, LogPath: v.LogPath,

@@ -30,12 +30,7 @@ func (s *Store) list(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 	recs := s.visible(sc.Tenant)
 	var shared map[digest.Digest]int
 	if truthy(q.Get("shared-size")) {
-		shared = map[digest.Digest]int{}
-		for _, rec := range recs {
-			for _, c := range rec.Chains {
-				shared[c]++
-			}
-		}
+		shared = users(recs)
 	}
 	out := []*api.Summary{}
 	for _, rec := range recs {
@@ -51,24 +46,52 @@ func (s *Store) list(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 				continue
 			}
 		}
-		sum := &api.Summary{
-			ID: rec.ID.String(), ParentID: rec.Parent.String(), RepoTags: familiar(names), RepoDigests: familiar(digests),
-			Created: rec.Created.Unix(), Size: rec.Size, SharedSize: -1, Containers: -1, Labels: rec.Labels,
-		}
-		if rec.Created.IsZero() {
-			sum.Created = 0
-		}
-		if shared != nil {
-			sum.SharedSize = 0
-			for _, c := range rec.Chains {
-				if l := s.layer(c); shared[c] > 1 && l != nil {
-					sum.SharedSize += l.Size
-				}
-			}
-		}
+		sum := s.summary(rec, names, digests, shared)
 		out = append(out, sum)
 	}
 	return httpapi.WriteJSON(w, http.StatusOK, out)
+}
+
+// users counts the images that use each layer.
+func users(recs []*record) map[digest.Digest]int {
+	n := map[digest.Digest]int{}
+	for _, rec := range recs {
+		for _, c := range rec.Chains {
+			n[c]++
+		}
+	}
+	return n
+}
+
+// summary describes an image under the given names; shared is nil if the size of shared layers is not wanted.
+func (s *Store) summary(rec *record, names, digests []string, shared map[digest.Digest]int) *api.Summary {
+	sum := &api.Summary{
+		ID: rec.ID.String(), ParentID: rec.Parent.String(), RepoTags: familiar(names), RepoDigests: familiar(digests),
+		Created: rec.Created.Unix(), Size: rec.Size, SharedSize: -1, Containers: -1, Labels: rec.Labels,
+	}
+	if rec.Created.IsZero() {
+		sum.Created = 0
+	}
+	if shared != nil {
+		sum.SharedSize = 0
+		for _, c := range rec.Chains {
+			if l := s.layer(c); shared[c] > 1 && l != nil {
+				sum.SharedSize += l.Size
+			}
+		}
+	}
+	return sum
+}
+
+// Summaries describes all of a tenant's images, with the size of layers that they share.
+func (s *Store) Summaries(tenant string) []api.Summary {
+	recs := s.visible(tenant)
+	shared := users(recs)
+	out := make([]api.Summary, 0, len(recs))
+	for _, rec := range recs {
+		out = append(out, *s.summary(rec, rec.Names, rec.Digests, shared))
+	}
+	return out
 }
 
 func truthy(v string) bool {

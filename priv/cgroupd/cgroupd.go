@@ -101,6 +101,7 @@ func (s *Server) Table() peer.Table {
 
 // Run is the whole process: it opens the hierarchies, gives up everything else, and serves the engine until ctx ends.
 func Run(ctx context.Context, set setting.Cgroupd, files boot.Files, log *slog.Logger) error {
+	unix.Umask(0o022) // groups are for everybody to look at: OCI runtimes do
 	listener, err := files.Get("engine")
 	if err != nil {
 		return err
