@@ -272,6 +272,7 @@ func TestRefusedRequestsNeverReachTheEngine(t *testing.T) {
 		{"semicolon", get("GET /containers/json?all=0;all=1"), 400},
 		{"body where none belongs", post("POST /containers/a/start", `{"Binds":["/:/x"]}`), 400},
 		{"exec privileged", post("POST /containers/a/exec", `{"Cmd":["sh"],"Privileged":true}`), 403},
+		{"update of devices", post("POST /containers/a/update", `{"Devices":[{"PathOnHost":"/dev/sda"}]}`), 403},
 		{"volume that is a mount", post("POST /volumes/create", `{"Driver":"local","DriverOpts":{"type":"none","o":"bind","device":"/"}}`), 403},
 		{"import of a URL", get("POST /images/create?fromSrc=http%3A%2F%2F169.254.169.254%2F", "Content-Length: 0"), 403},
 		{"commit with a bad user", post("POST /commit?container=a", `{"User":"4294967296"}`), 403},

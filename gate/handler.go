@@ -172,6 +172,8 @@ func (g *Gate) check(c *client, d *decision, rec *audit.Record) error {
 			rec.Binds = append(rec.Binds, b.Source)
 		}
 		return err
+	case *container.UpdateConfig:
+		return g.policy.Update(caller, body)
 	case *container.Config:
 		return g.policy.Commit(caller, body)
 	case *container.ExecCreateRequest:

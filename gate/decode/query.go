@@ -69,6 +69,7 @@ func Query(params []route.Param, raw string) (url.Values, error) {
 var (
 	timeValue = regexp.MustCompile(`^-?[0-9]{1,12}(\.[0-9]{1,9})?$`)
 	nameValue = regexp.MustCompile(`^/?[a-zA-Z0-9][a-zA-Z0-9_.+-]{0,254}$`)
+	optValue  = regexp.MustCompile(`^[a-zA-Z0-9 ,=:%_+-]{1,256}$`)
 	refValue  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.:@/\[\]-]{0,511}$`)
 )
 
@@ -101,6 +102,8 @@ func parameter(p route.Param, value string) (string, error) {
 		return matching(p, value, nameValue, "a name: [a-zA-Z0-9][a-zA-Z0-9_.-]")
 	case route.Ref:
 		return matching(p, value, refValue, "the name of an image")
+	case route.Options:
+		return matching(p, value, optValue, "a list of options")
 	case route.Text, route.Path, route.Words:
 		return value, nil
 	case route.Enum:

@@ -22,6 +22,7 @@ import (
 var prefixes = map[reflect.Type]string{
 	reflect.TypeFor[container.CreateRequest]():     "",
 	reflect.TypeFor[container.Config]():            "",
+	reflect.TypeFor[container.UpdateConfig]():      "HostConfig.",
 	reflect.TypeFor[container.ExecCreateRequest](): "exec.",
 	reflect.TypeFor[container.ExecStartRequest]():  "execstart.",
 	reflect.TypeFor[volume.CreateRequest]():        "volume.",

@@ -58,6 +58,20 @@ func (c Config) Create(caller Caller, r *container.CreateRequest) ([]Bind, error
 	return binds, nil
 }
 
+// Update checks new limits of a container by the rules of its creation (CVE-2026-44848 class) and makes them canonical.
+func (c Config) Update(caller Caller, r *container.UpdateConfig) error {
+	h := &container.HostConfig{Resources: r.Resources, RestartPolicy: r.RestartPolicy}
+	if err := check(&subject{cfg: c, caller: caller, host: h}, hostRules); err != nil {
+		return err
+	}
+	if p := r.PidsLimit; p != nil && *p == 0 { // unlimited here, unlike in creation
+		return check(&subject{cfg: c, caller: caller, host: &container.HostConfig{Resources: container.Resources{PidsLimit: new(int64(-1))}}}, resourceRules)
+	}
+	canonical(&container.CreateRequest{HostConfig: h})
+	r.Resources = h.Resources
+	return nil
+}
+
 // Commit checks the configuration of an image made from a container; nil is none.
 func (c Config) Commit(caller Caller, r *container.Config) error {
 	if r == nil {

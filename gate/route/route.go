@@ -29,6 +29,7 @@ const (
 	Ref          // name of an image, repository or tag, without control characters
 	Text         // any text without control characters
 	Path         // path in a container
+	Options      // command-line options of ps
 	Words        // Text, may be repeated
 	Enum         // one of Values
 	Filter       // JSON of filters; Values are the terms

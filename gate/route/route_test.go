@@ -83,7 +83,7 @@ func TestParse(t *testing.T) {
 		{line: "POST /build", want: "not implemented", code: 501},
 		{line: "POST /v1.50/containers/a/checkpoints", want: "not implemented", code: 501},
 		{line: "POST /swarm/init", want: "not implemented", code: 501},
-		{line: "POST /containers/a/update", want: "not implemented", code: 501},
+		{line: "POST /images/a/b/push", want: "not implemented", code: 501},
 	} {
 		method, target, _ := strings.Cut(tc.line, " ")
 		m, err := Parse(method, target)

@@ -47,7 +47,7 @@ var systemRoutes = []Route{
 	{Method: "GET", Pattern: "/info", Op: "SystemInfo", Role: Anyone},
 	{Method: "POST", Pattern: "/auth", Op: "SystemAuth", Role: Anyone, Body: body[registry.AuthConfig]()},
 	{Method: "GET", Pattern: "/system/df", Op: "SystemDataUsage", Role: Anyone, Query: []Param{{Name: "type", Kind: Words}, {Name: "verbose", Kind: Bool}}},
-	{Method: "GET", Pattern: "/events", Op: "SystemEvents", Role: Anyone, Query: slices.Concat(period, []Param{filters("config", "container", "daemon",
+	{Method: "GET", Pattern: "/events", Op: "SystemEvents", Role: Anyone, Query: slices.Concat(period, []Param{filters("action", "config", "container", "daemon",
 		"event", "id", "image", "label", "network", "node", "plugin", "scope", "secret", "service", "type", "volume")})},
 }
 
@@ -77,7 +77,7 @@ var containerRoutes = []Route{
 	{Method: "POST", Pattern: "/containers/create", Op: "ContainerCreate", Role: Anyone, Query: []Param{{Name: "name", Kind: Name}, platform}, Body: body[container.CreateRequest]()},
 	{Method: "POST", Pattern: "/containers/prune", Op: "ContainerPrune", Role: Anyone, Query: []Param{filters("label", "label!", "until")}},
 	{Method: "GET", Pattern: "/containers/{id}/json", Op: "ContainerInspect", Role: Anyone, Query: []Param{size}},
-	{Method: "GET", Pattern: "/containers/{id}/top", Op: "ContainerTop", Role: Anyone, Query: []Param{{Name: "ps_args", Kind: Text}}},
+	{Method: "GET", Pattern: "/containers/{id}/top", Op: "ContainerTop", Role: Anyone, Query: []Param{{Name: "ps_args", Kind: Options}}},
 	{Method: "GET", Pattern: "/containers/{id}/logs", Op: "ContainerLogs", Role: Anyone, Query: slices.Concat(outputs, period, []Param{{Name: "follow", Kind: Bool},
 		{Name: "timestamps", Kind: Bool}, {Name: "details", Kind: Bool}, {Name: "tail", Kind: Text}})},
 	{Method: "GET", Pattern: "/containers/{id}/changes", Op: "ContainerChanges", Role: Anyone},
@@ -88,7 +88,7 @@ var containerRoutes = []Route{
 	{Method: "POST", Pattern: "/containers/{id}/stop", Op: "ContainerStop", Role: Anyone, Query: []Param{signal, stopTime}},
 	{Method: "POST", Pattern: "/containers/{id}/restart", Op: "ContainerRestart", Role: Anyone, Query: []Param{signal, stopTime}},
 	{Method: "POST", Pattern: "/containers/{id}/kill", Op: "ContainerKill", Role: Anyone, Query: []Param{signal}},
-	{Method: "POST", Pattern: "/containers/{id}/update", Op: "ContainerUpdate", Missing: notYet},
+	{Method: "POST", Pattern: "/containers/{id}/update", Op: "ContainerUpdate", Role: Anyone, Body: body[container.UpdateConfig]()},
 	{Method: "POST", Pattern: "/containers/{id}/rename", Op: "ContainerRename", Role: Anyone, Query: []Param{{Name: "name", Kind: Name}}},
 	{Method: "POST", Pattern: "/containers/{id}/pause", Op: "ContainerPause", Role: Anyone},
 	{Method: "POST", Pattern: "/containers/{id}/unpause", Op: "ContainerUnpause", Role: Anyone},
@@ -112,7 +112,7 @@ var execRoutes = []Route{
 }
 
 var volumeRoutes = []Route{
-	{Method: "GET", Pattern: "/volumes", Op: "VolumeList", Role: Anyone, Query: []Param{filters("dangling", "driver", "label", "name")}},
+	{Method: "GET", Pattern: "/volumes", Op: "VolumeList", Role: Anyone, Query: []Param{filters("dangling", "driver", "label", "label!", "name")}},
 	{Method: "POST", Pattern: "/volumes/create", Op: "VolumeCreate", Role: Anyone, Body: body[volume.CreateRequest]()},
 	{Method: "POST", Pattern: "/volumes/prune", Op: "VolumePrune", Role: Anyone, Query: []Param{filters("all", "label", "label!")}},
 	{Method: "GET", Pattern: "/volumes/{name}", Op: "VolumeInspect", Role: Anyone},
@@ -123,7 +123,7 @@ var volumeRoutes = []Route{
 var networkRoutes = []Route{
 	{Method: "GET", Pattern: "/networks", Op: "NetworkList", Role: Anyone, Query: []Param{filters("dangling", "driver", "id", "label", "name", "scope", "type")}},
 	{Method: "POST", Pattern: "/networks/create", Op: "NetworkCreate", Missing: noNetwork},
-	{Method: "POST", Pattern: "/networks/prune", Op: "NetworkPrune", Missing: noNetwork},
+	{Method: "POST", Pattern: "/networks/prune", Op: "NetworkPrune", Role: Anyone, Query: []Param{filters("label", "label!", "until")}},
 	{Method: "GET", Pattern: "/networks/{id}", Op: "NetworkInspect", Role: Anyone, Query: []Param{{Name: "verbose", Kind: Bool}, {Name: "scope", Kind: Enum, Values: []string{"", "local", "global", "swarm"}}}},
 	{Method: "DELETE", Pattern: "/networks/{id}", Op: "NetworkDelete", Missing: noNetwork},
 	{Method: "POST", Pattern: "/networks/{id}/connect", Op: "NetworkConnect", Missing: noNetwork},
