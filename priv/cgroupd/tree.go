@@ -153,8 +153,15 @@ func (t tree) make(id groupID) (fresh bool, err error) {
 	for _, h := range t.all {
 		err := unix.Mkdirat(int(h.dir.Fd()), string(id), 0o755)
 		if errors.Is(err, unix.EEXIST) {
-			fresh = false
-			continue
+			var st unix.Stat_t
+			err = unix.Fstatat(int(h.dir.Fd()), string(id), &st, unix.AT_SYMLINK_NOFOLLOW)
+			if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR { // v1 has a file named "tasks"
+				return false, peer.Errorf(helper.Invalid, "control group name %s is taken by the kernel", id)
+			}
+			if err == nil {
+				fresh = false
+				continue
+			}
 		}
 		if err != nil {
 			err = classed(err, "make control group %s in %s", id, h.path)

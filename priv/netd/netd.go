@@ -109,6 +109,12 @@ func (s *Server) start() error {
 		s.log.Error("records are unreadable, starting without any", "err", err)
 		s.endpoints = map[string]*endpoint{}
 	}
+	for id, e := range s.endpoints {
+		if _, err := parseAddress(e.Address.String(), s.pool); err != nil { // the administrator changed the pool
+			s.log.Warn("forgetting an endpoint", "endpoint", id, "err", err)
+			delete(s.endpoints, id)
+		}
+	}
 	bridge, err := s.ensureBridge()
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -62,8 +63,16 @@ func parseRecords(data []byte) (map[string]*endpoint, error) {
 		return nil, fmt.Errorf("%s: version %d, want 1", recordName, file.Version)
 	}
 	for id, e := range file.Endpoints {
-		if checkID(id) != nil || e == nil {
+		if checkID(id) != nil || e == nil || !e.Address.Is4() {
 			return nil, fmt.Errorf("%s: invalid endpoint %q", recordName, id)
+		}
+		if _, err := net.ParseMAC(e.MAC); err != nil {
+			return nil, fmt.Errorf("%s: endpoint %s: %w", recordName, id, err)
+		}
+		for _, p := range e.Ports {
+			if (p.Proto != "tcp" && p.Proto != "udp") || p.HostPort == 0 || p.Container == 0 {
+				return nil, fmt.Errorf("%s: endpoint %s: invalid port", recordName, id)
+			}
 		}
 	}
 	if file.Endpoints == nil {
