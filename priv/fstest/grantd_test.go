@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -335,6 +337,15 @@ func TestGrantRefusesConnections(t *testing.T) {
 	gone.Close()
 	half, halved := w.connect(aliceUID)
 	must(t, unix.Shutdown(int(half.Fd()), unix.SHUT_WR))
+	held := os.NewFile(uintptr(sock(unix.AF_UNIX, unix.SOCK_STREAM)), "held")
+	t.Cleanup(func() { held.Close() })
+	connect := exec.Command("/proc/self/exe")
+	connect.ExtraFiles = []*os.File{held}
+	connect.Env = []string{roleEnv + "=connect", "SOCKET=" + w.path("run/docker.sock")}
+	connect.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: aliceUID, Gid: aliceUID}}
+	must(t, connect.Run())
+	orphan, _, err := unix.Accept(w.api)
+	must(t, err)
 	folder, err := os.Open("/etc")
 	must(t, err)
 	t.Cleanup(func() { folder.Close() })
@@ -358,6 +369,7 @@ func TestGrantRefusesConnections(t *testing.T) {
 		{"folder", folder, helper.Invalid, "not a socket"},
 		{"user namespace", w.u, helper.Invalid, "not a socket"},
 		{"client has gone", left, helper.Denied, "has gone"},
+		{"its process has ended", file(orphan, nil), helper.Denied, "process has ended"},
 		{"client has ended its half", halved, helper.Denied, "has gone"},
 	} {
 		t.Run(a.name, func(t *testing.T) { gate.t = t; gate.wantClass(a.class, a.text, "grant", q, a.f) })

@@ -154,6 +154,63 @@ func TestViolationsEndTheConnection(t *testing.T) {
 	}
 }
 
+// listen serves table for uid on a new socket.
+func listen(t *testing.T, uid uint32) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fd), "listener")
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 4)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- Listener{File: file, UID: uid, Table: table}.Serve(ctx, quiet) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+		file.Close()
+	})
+	return path
+}
+
+func dial(t *testing.T, path string) (*seqpacket.Conn, error) {
+	t.Helper()
+	c, err := seqpacket.Dial(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c, seqpacket.Greet(c)
+}
+
+func TestConnectionsAreBounded(t *testing.T) {
+	path := listen(t, uint32(os.Getuid()))
+	conns := make([]*seqpacket.Conn, maxConns)
+	for i := range conns {
+		var err error
+		if conns[i], err = dial(t, path); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	if _, err := dial(t, path); err == nil {
+		t.Error("one connection too many was served")
+	}
+	conns[0].Close()
+	for range 1000 { // its place becomes free
+		if _, err := dial(t, path); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("a closed connection keeps its place")
+}
+
 func TestListenerChecksUID(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -161,30 +218,8 @@ func TestListenerChecksUID(t *testing.T) {
 		ok   bool
 	}{{"own", uint32(os.Getuid()), true}, {"another", uint32(os.Getuid()) + 1, false}} {
 		t.Run(test.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "s")
-			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 4)); err != nil {
-				t.Fatal(err)
-			}
-			file := os.NewFile(uintptr(fd), "listener")
-			defer file.Close()
-			ctx, cancel := context.WithCancel(t.Context())
-			done := make(chan error)
-			go func() { done <- Listener{File: file, UID: test.uid, Table: table}.Serve(ctx, quiet) }()
-			c, err := seqpacket.Dial(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			if err := seqpacket.Greet(c); (err == nil) != test.ok {
+			if _, err := dial(t, listen(t, test.uid)); (err == nil) != test.ok {
 				t.Errorf("greet: %v", err)
-			}
-			cancel()
-			if err := <-done; err != nil {
-				t.Errorf("serve: %v", err)
 			}
 		})
 	}
