@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // echo answers an upgraded request in one of the two forms, sends back what it reads until the end, then says bye.
@@ -120,5 +121,35 @@ func TestLimits(t *testing.T) {
 	l.give(1)
 	if !l.take(3) || len(l.uids) != 3 {
 		t.Errorf("after a close: %v", l.uids)
+	}
+}
+
+// A client that goes away ends a silent stream.
+func TestHangUp(t *testing.T) {
+	s := start(t)
+	gone := make(chan struct{})
+	s.backend.stream = func(conn net.Conn, reader *bufio.Reader) {
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+		_, _ = io.Copy(io.Discard, reader) // until the client's end was passed on
+		for {
+			if _, err := conn.Write(nil); err != nil { // fails when the gate has closed its side
+				close(gone)
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	conn := s.dial(t)
+	if _, err := io.WriteString(conn, get("POST /containers/a/attach?stream=1", "Connection: Upgrade", "Upgrade: tcp", "Content-Length: 0")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	select {
+	case <-gone:
+	case <-time.After(30 * time.Second):
+		t.Error("the stream to the engine is still open")
 	}
 }

@@ -32,6 +32,9 @@ type Request struct {
 	Length int64     // of Body; -1: unknown
 }
 
+// restart is how long a request waits for an engine that is not there, as while it is started anew.
+const restart = 3 * time.Second
+
 // Engine is the engine's socket.
 type Engine struct {
 	path      string
@@ -57,11 +60,21 @@ func New(path string, log *slog.Logger) *Engine {
 
 func (e *Engine) dial(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", e.path)
-	if err != nil {
-		return nil, errors.Join(ErrNotSent, err)
+	limit := time.Now().Add(restart)
+	for {
+		conn, err := d.DialContext(ctx, "unix", e.path)
+		if err == nil {
+			return conn, nil
+		}
+		if time.Now().After(limit) {
+			return nil, errors.Join(ErrNotSent, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ErrNotSent, err)
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
-	return conn, nil
 }
 
 // request makes the net/http form.

@@ -15,6 +15,9 @@ import (
 // lingering is how long a client may go on sending after the engine has said its last word.
 const lingering = 30 * time.Second
 
+// hangUpCheck is how often a client that has ended its direction is asked whether it is still there.
+const hangUpCheck = time.Second
+
 // halfCloser is a connection whose writing side can be closed alone.
 type halfCloser interface {
 	net.Conn
@@ -102,7 +105,7 @@ func head(resp *http.Response, own http.Header) []byte {
 
 // pump copies both directions; the end of one is passed on while the other goes on.
 func pump(client halfCloser, fromClient io.Reader, backend halfCloser, fromBackend io.Reader) {
-	done := make(chan struct{})
+	done, over := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		_, err := io.Copy(backend, fromClient)
@@ -111,12 +114,32 @@ func pump(client halfCloser, fromClient io.Reader, backend halfCloser, fromBacke
 			return
 		}
 		_ = backend.CloseWrite()
+		watch(client, backend, over)
 	}()
 	_, err := io.Copy(client, fromBackend)
+	close(over)
 	if err != nil {
 		backend.Close()
 	}
 	_ = client.CloseWrite()
 	_ = client.SetReadDeadline(time.Now().Add(lingering))
 	<-done
+}
+
+// watch closes the engine's side when the client has gone for good, which reading cannot tell from a half close: a
+// silent stream would stay for ever (T-801). Writing nothing to a Unix socket fails once its peer is closed.
+func watch(client, backend halfCloser, over <-chan struct{}) {
+	tick := time.NewTicker(hangUpCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-over:
+			return
+		case <-tick.C:
+			if _, err := client.Write(nil); err != nil {
+				backend.Close()
+				return
+			}
+		}
+	}
 }

@@ -341,7 +341,7 @@ func TestRulesAreNamedOnce(t *testing.T) {
 
 // What docker run sends must pass unchanged in meaning.
 func TestRealClients(t *testing.T) {
-	for _, name := range []string{"docker-28.2.2-run.json"} {
+	for _, name := range []string{"docker-28.2.2-run.json", "docker-29.9.3-run.json"} {
 		data, err := os.ReadFile("testdata/" + name)
 		if err != nil {
 			t.Fatal(err)
