@@ -35,7 +35,7 @@ import (
 const storeRoot = 1
 
 // stopTime is how long containers may take to stop when the whole server is taken down.
-const stopTime = 20 * time.Second
+const stopTime = 15 * time.Second
 
 // Run serves requests of the gate on the listening socket until ctx ends, then stops the containers.
 func Run(ctx context.Context, cfg setting.Engine, socket *os.File, log *slog.Logger) error {
