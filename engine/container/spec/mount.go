@@ -34,7 +34,6 @@ type Mount struct {
 	NonRecursive bool              `json:"nonRecursive,omitempty"`
 	NoCopy       bool              `json:"noCopy,omitempty"`
 	Anonymous    bool              `json:"anonymous,omitempty"`
-	CopyUp       bool              `json:"copyUp,omitempty"` // the volume is new and gets the image's content at the first start
 	Options      []string          `json:"options,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
 	DriverOpts   map[string]string `json:"driverOpts,omitempty"`
@@ -147,7 +146,7 @@ func ParseBind(raw string) (Mount, error) {
 	case 1:
 		m.Destination = parts[0]
 	case 2:
-		if validMode(parts[1]) == nil && !strings.HasPrefix(parts[1], "/") {
+		if parts[1] != "" && validMode(parts[1]) == nil && !strings.HasPrefix(parts[1], "/") {
 			m.Destination, mode = parts[0], parts[1]
 		} else {
 			m.Source, m.Destination = parts[0], parts[1]
@@ -185,6 +184,9 @@ func ParseBind(raw string) (Mount, error) {
 			return Mount{}, invalid("%q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", m.Source)
 		}
 		m.Type, m.Name, m.Driver, m.Source = mount.TypeVolume, m.Source, "local", ""
+	}
+	if m.Type == mount.TypeVolume && m.Mode == "" {
+		m.Mode = "z" // what Docker shows
 	}
 	return m, checkPropagation(&m)
 }
