@@ -20,7 +20,11 @@ type accounts struct {
 	users map[string]spec.Users // layers → files
 }
 
-const maxAccounts = 256
+// Bounds of what is remembered: images and bytes of one image's files.
+const (
+	maxAccounts    = 256
+	maxAccountSize = 64 << 10
+)
 
 // account resolves a user inside the container's root.
 func (s *Service) account(ctx context.Context, rec *store.Record, user string) (spec.Account, error) {
@@ -51,7 +55,7 @@ func (s *Service) userFiles(ctx context.Context, rec *store.Record) (spec.Users,
 	if err := errors.Join(err, root.Close()); err != nil {
 		return spec.Users{}, err
 	}
-	if pristine {
+	if pristine && len(u.Passwd)+len(u.Group) <= maxAccountSize {
 		s.accounts.mu.Lock()
 		defer s.accounts.mu.Unlock()
 		if s.accounts.users == nil || len(s.accounts.users) >= maxAccounts {

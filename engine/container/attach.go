@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/events"
@@ -27,6 +28,10 @@ type pending struct {
 
 func (p *pending) connected() { p.once.Do(func() { close(p.ready) }) }
 
+// connectWithin bounds how long a start waits for attachments: a client that does not read its log replay must not hold
+// up the container (SECURITY T-801).
+const connectWithin = 5 * time.Second
+
 // connect gives a created task to the attachments that wait for it and returns when all are connected: so they see the
 // first byte.
 func (c *item) connect(task runtime.Task) error {
@@ -37,8 +42,14 @@ func (c *item) connect(task runtime.Task) error {
 	for p := range waiting {
 		p.task <- task
 	}
+	late := time.NewTimer(connectWithin)
+	defer late.Stop()
 	for p := range waiting {
-		<-p.ready
+		select {
+		case <-p.ready:
+		case <-late.C:
+			return nil
+		}
 	}
 	return nil
 }

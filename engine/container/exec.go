@@ -216,7 +216,7 @@ func execError(err error) error {
 	if !errors.As(err, &se) {
 		return fmt.Errorf("exec: %w", err)
 	}
-	_, text := startError(se)
+	_, text := startError("", se)
 	msg := strings.TrimPrefix(text.Error(), "failed to create task for container: ")
 	return &httpapi.Error{Class: errdefs.ErrInvalidArgument, Message: "OCI runtime exec failed: " + msg}
 }

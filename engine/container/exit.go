@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
@@ -97,7 +98,7 @@ func (s *Service) publishEnd(v *view, task runtime.Task, exit runtime.Exit) {
 }
 
 func (s *Service) autoRemove(ctx context.Context, c *item) {
-	if err := s.remove(ctx, c, removal{force: true, volumes: true}); err != nil {
+	if err := s.remove(ctx, c, removal{force: true, volumes: true}); err != nil && !errdefs.IsConflict(err) {
 		s.cfg.Log.Error("remove ended container", "container", c.view().ID, "err", err)
 	}
 }

@@ -36,6 +36,7 @@ type fakeRuntime struct {
 	known    map[string]bool
 	rootOpen int
 	failRW   bool
+	probe    func() int // exit code of the exec "probe"
 }
 
 func newFakeRuntime(t *testing.T) *fakeRuntime {
@@ -150,7 +151,6 @@ type fakeTask struct {
 	ended  bool
 	paused bool
 	limits helper.Limits
-	probe  func() int // exit code of execs
 }
 
 func (t *fakeTask) begin(args []string) {
@@ -158,6 +158,9 @@ func (t *fakeTask) begin(args []string) {
 	case "exit":
 		n, _ := strconv.Atoi(args[1])
 		t.finish(n)
+	case "run":
+		d, _ := time.ParseDuration(args[1])
+		time.AfterFunc(d, func() { t.finish(1) })
 	case "echo":
 		t.output(args[1] + "\n")
 		t.finish(0)
@@ -315,7 +318,7 @@ func (e *fakeExec) Start(context.Context) error {
 	case "exit":
 		e.code, _ = strconv.Atoi(args[1])
 	case "probe":
-		e.code = e.task.probe()
+		e.code = e.task.rt.probe()
 	case "hang":
 		return nil
 	}

@@ -182,7 +182,10 @@ func (s *Service) runProbe(ctx context.Context, c *item, task runtime.Task, time
 	defer timer.Stop()
 	select {
 	case <-process.Done():
-		<-attached
+		select {
+		case <-attached: // all of the output has arrived
+		case <-timer.C: // something that the probe left behind holds its output open
+		}
 		code := process.Exit().Code
 		s.publish(v, events.ActionExecDie, "execID", id, "exitCode", fmt.Sprint(code))
 		return code, out.String(), nil

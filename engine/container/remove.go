@@ -48,13 +48,24 @@ func (s *Service) remove(ctx context.Context, c *item, o removal) error {
 	if err := c.beginRemoval(o.force); err != nil {
 		return err
 	}
-	if c.view().State.Running {
-		if err := s.kill(ctx, c); err != nil && c.view().State.Running {
-			c.endRemoval()
-			return fmt.Errorf("cannot remove container %q: could not kill container: %w", "/"+c.view().Name, err)
+	// A start that was under way when the removal began is waited for, and ended again.
+	for {
+		if c.view().State.Running {
+			if !o.force {
+				c.endRemoval()
+				return conflict("cannot remove container %q: container is running: stop the container before removing or force remove", "/"+c.view().Name)
+			}
+			if err := s.kill(ctx, c); err != nil && c.view().State.Running {
+				c.endRemoval()
+				return fmt.Errorf("cannot remove container %q: could not kill container: %w", "/"+c.view().Name, err)
+			}
 		}
+		c.op.Lock()
+		if !c.view().State.Running {
+			break
+		}
+		c.op.Unlock()
 	}
-	c.op.Lock()
 	defer c.op.Unlock()
 	if err := s.takeApart(ctx, c, o.volumes); err != nil {
 		if saveErr := c.force(s.st, func(v *view) {

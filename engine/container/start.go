@@ -143,7 +143,7 @@ func readResolv() []byte {
 
 // startFailed records why a start failed and returns Docker's error for it.
 func (s *Service) startFailed(c *item, cause error) error {
-	code, err := startError(cause)
+	code, err := startError(c.view().Name, cause)
 	if saveErr := c.force(s.st, func(v *view) {
 		v.State.ExitCode, v.State.Error = code, err.Error()
 		v.State.Running, v.State.Paused, v.State.Restarting, v.Task = false, false, false, nil
@@ -155,9 +155,12 @@ func (s *Service) startFailed(c *item, cause error) error {
 }
 
 // startError gives a failed start its exit code and text. The docker CLI reads 126 and 127 out of the text.
-func startError(cause error) (int, error) {
+func startError(name string, cause error) (int, error) {
 	var se *runtime.StartError
 	if !errors.As(cause, &se) {
+		if strings.Contains(cause.Error(), "port is already allocated") {
+			return 128, fmt.Errorf("failed to set up container networking: driver failed programming external connectivity on endpoint %s: %w", name, cause)
+		}
 		var shown *httpapi.Error
 		if errors.As(cause, &shown) {
 			return 128, cause
