@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/moby/moby/api/types/container"
 	api "github.com/moby/moby/api/types/network"
 
 	"stockade/api/scope"
@@ -18,11 +19,20 @@ import (
 
 type containers struct{}
 
-func (containers) Endpoints(tenant, network string) map[string]api.EndpointResource {
-	if tenant != "a" || network != Bridge {
+func (containers) All(tenant string, _ bool) []container.Summary {
+	if tenant != "a" {
 		return nil
 	}
-	return map[string]api.EndpointResource{"c1": {Name: "web", IPv4Address: netip.MustParsePrefix("10.9.0.2/24")}}
+	at := func(address string) *container.NetworkSettingsSummary {
+		return &container.NetworkSettingsSummary{Networks: map[string]*api.EndpointSettings{
+			Bridge: {IPAddress: netip.MustParseAddr(address), IPPrefixLen: 24},
+		}}
+	}
+	return []container.Summary{
+		{ID: "c1", Names: []string{"/web"}, State: "running", NetworkSettings: at("10.9.0.2")},
+		{ID: "c2", Names: []string{"/ended"}, State: "exited", NetworkSettings: at("10.9.0.3")},
+		{ID: "c3", State: "running"},
+	}
 }
 
 func service(t *testing.T, data string) *Service {
@@ -66,8 +76,8 @@ func TestList(t *testing.T) {
 		{`{"type":["custom"]}`, []string{}},
 		{`{"type":["builtin"]}`, []string{"bridge", "none"}},
 		{`{"dangling":["true"]}`, []string{}},
-		{`{"id":["` + s.ID("a", "none")[:12] + `"]}`, []string{"none"}},
-		{`{"id":["` + s.ID("b", "none") + `"]}`, []string{}},
+		{`{"id":["` + s.ID("none")[:12] + `"]}`, []string{"none"}},
+		{`{"id":["0"],"name":["none"],"driver":["bridge"]}`, []string{}},
 	} {
 		var got []api.Summary
 		if code := do(t, s, "a", "GET", "/networks?filters="+url.QueryEscape(c.filters), "", &got); code != 200 {
@@ -86,14 +96,14 @@ func TestList(t *testing.T) {
 func TestInspect(t *testing.T) {
 	data := t.TempDir()
 	s := service(t, data)
-	if s.ID("a", Bridge) != service(t, data).ID("a", Bridge) {
+	if s.ID(Bridge) != service(t, data).ID(Bridge) {
 		t.Error("the id changed with a restart")
 	}
 	var n api.Inspect
-	if code := do(t, s, "a", "GET", "/networks/"+s.ID("a", Bridge)[:10], "", &n); code != 200 {
+	if code := do(t, s, "a", "GET", "/networks/"+s.ID(Bridge)[:10], "", &n); code != 200 {
 		t.Fatal(code)
 	}
-	if n.Name != "bridge" || n.Driver != "bridge" || n.Containers["c1"].Name != "web" ||
+	if n.Name != "bridge" || n.Driver != "bridge" || n.Containers["c1"].Name != "web" || len(n.Containers) != 1 || n.Containers["c1"].IPv4Address.String() != "10.9.0.2/24" ||
 		n.IPAM.Config[0].Subnet.String() != "10.9.0.0/24" || n.IPAM.Config[0].Gateway.String() != "10.9.0.1" {
 		t.Errorf("%+v", n)
 	}
@@ -102,8 +112,12 @@ func TestInspect(t *testing.T) {
 			t.Errorf("%s: %d", path, code)
 		}
 	}
-	if code := do(t, s, "a", "GET", "/networks/"+s.ID("b", Bridge), "", nil); code != 404 {
-		t.Errorf("another tenant's id: %d", code)
+	n = api.Inspect{}
+	if do(t, s, "b", "GET", "/networks/bridge", "", &n); len(n.Containers) != 0 {
+		t.Errorf("another tenant sees %v", n.Containers)
+	}
+	if id, name, gateway, bits := s.Bridge(); id != s.ID(Bridge) || name != "bridge" || gateway != "10.9.0.1" || bits != 24 {
+		t.Error(id, name, gateway, bits)
 	}
 }
 

@@ -46,10 +46,7 @@ func (s *Service) df(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 	var u usage
 	du := &system.DiskUsage{}
 	if want(system.ContainerObject) {
-		list, err := s.cfg.Containers.Usage(r.Context(), sc.Tenant)
-		if err != nil {
-			return err
-		}
+		list := s.cfg.Containers.All(sc.Tenant, true)
 		du.ContainerUsage = containerUsage(list)
 		if old {
 			u.Containers = append([]container.Summary{}, list...)

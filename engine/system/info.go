@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
@@ -41,13 +42,19 @@ func (s *Service) version(w http.ResponseWriter, _ *http.Request, _ scope.Scope)
 	})
 }
 
-func (s *Service) info(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+func (s *Service) info(w http.ResponseWriter, _ *http.Request, sc scope.Scope) error {
 	e := s.cfg.Engine
-	images, err := s.cfg.Images.Count(r.Context(), sc.Tenant)
-	if err != nil {
-		return err
+	var running, paused, stopped int
+	for _, c := range s.cfg.Containers.All(sc.Tenant, false) {
+		switch c.State {
+		case container.StateRunning, container.StateRestarting:
+			running++
+		case container.StatePaused:
+			paused++
+		default:
+			stopped++
+		}
 	}
-	n := s.cfg.Containers.Counts(sc.Tenant)
 	c := readControllers(e.CgroupV2, "/sys/fs/cgroup", "/proc/cgroups")
 	kernel, machine := utsname()
 	osName, osVersion := osRelease("/etc/os-release")
@@ -56,8 +63,8 @@ func (s *Service) info(w http.ResponseWriter, r *http.Request, sc scope.Scope) e
 	fds, _ := os.ReadDir("/proc/self/fd")
 	i := system.Info{
 		ID: s.id, Name: host, ServerVersion: e.Version,
-		Containers: n.Running + n.Paused + n.Stopped, ContainersRunning: n.Running, ContainersPaused: n.Paused, ContainersStopped: n.Stopped,
-		Images:       images,
+		Containers: running + paused + stopped, ContainersRunning: running, ContainersPaused: paused, ContainersStopped: stopped,
+		Images:       s.cfg.Images.Count(sc.Tenant),
 		Driver:       "overlay2",
 		DriverStatus: [][2]string{{"Backing Filesystem", backing(e.Data)}, {"Supports d_type", "true"}, {"userxattr", "true"}},
 		Plugins: system.PluginsInfo{

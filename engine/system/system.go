@@ -20,19 +20,15 @@ import (
 	"stockade/engine/httpapi"
 )
 
-// Counts are numbers of containers.
-type Counts struct{ Running, Paused, Stopped int }
-
 // Containers is what this package needs of package container.
 type Containers interface {
-	Counts(tenant string) Counts
-	// Usage lists the tenant's containers with SizeRw and SizeRootFs filled in.
-	Usage(ctx context.Context, tenant string) ([]container.Summary, error)
+	// All lists a tenant's containers, with size with SizeRw and SizeRootFs filled in.
+	All(tenant string, size bool) []container.Summary
 }
 
 // Images is what this package needs of package image.
 type Images interface {
-	Count(ctx context.Context, tenant string) (int, error)
+	Count(tenant string) int
 	// Usage lists the tenant's images with Size, SharedSize and Containers filled in, and the bytes of all their layers,
 	// shared ones counted once.
 	Usage(ctx context.Context, tenant string) ([]image.Summary, int64, error)

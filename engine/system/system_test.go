@@ -25,14 +25,19 @@ import (
 
 type fake struct{}
 
-func (fake) Counts(string) Counts                       { return Counts{Running: 2, Paused: 1, Stopped: 3} }
-func (fake) Listeners() int                             { return 4 }
-func (fake) Count(context.Context, string) (int, error) { return 5, nil }
+func (fake) Listeners() int   { return 4 }
+func (fake) Count(string) int { return 5 }
 
-type fakeContainers struct{ fake }
+type fakeContainers struct{}
 
-func (fakeContainers) Usage(context.Context, string) ([]container.Summary, error) {
-	return []container.Summary{{ID: "c", SizeRw: 10, State: "exited"}, {ID: "d", SizeRw: 5, State: "running"}}, nil
+func (fakeContainers) All(_ string, size bool) []container.Summary {
+	list := []container.Summary{
+		{ID: "c", State: "exited"}, {ID: "d", State: "running"}, {ID: "e", State: "paused"}, {ID: "f", State: "created"},
+	}
+	if size {
+		list[0].SizeRw, list[1].SizeRw = 10, 5
+	}
+	return list
 }
 
 type fakeImages struct{ fake }
@@ -97,7 +102,7 @@ func TestVersionAndInfo(t *testing.T) {
 	if err := json.Unmarshal(do(t, s, "GET", "/info", "1.51", "").Body.Bytes(), &i); err != nil {
 		t.Fatal(err)
 	}
-	if i.Containers != 6 || i.ContainersRunning != 2 || i.Images != 5 || i.NEventsListener != 4 || i.MemTotal <= 0 || i.NCPU <= 0 ||
+	if i.Containers != 4 || i.ContainersRunning != 1 || i.ContainersPaused != 1 || i.ContainersStopped != 2 || i.Images != 5 || i.NEventsListener != 4 || i.MemTotal <= 0 || i.NCPU <= 0 ||
 		i.KernelVersion == "" || i.Runtimes["runc"].Path == "" || i.RegistryConfig.IndexConfigs["localhost:5000"].Secure {
 		t.Errorf("%+v", i)
 	}
@@ -145,6 +150,9 @@ func TestDiskUsage(t *testing.T) {
 		if diff := cmp.Diff(c.keys, keys); diff != "" {
 			t.Errorf("%s %s: %s", c.query, c.version, diff)
 		}
+	}
+	if du := containerUsage(fakeContainers{}.All("", true)); du.ActiveCount != 2 || du.TotalSize != 15 || du.Reclaimable != 10 {
+		t.Errorf("%+v", du)
 	}
 	du := imageUsage([]image.Summary{{Size: 100, SharedSize: 40, Containers: 1}, {Size: 50, SharedSize: 40}}, 110)
 	if du.ActiveCount != 1 || du.Reclaimable != 50 {

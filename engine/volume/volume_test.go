@@ -162,12 +162,12 @@ func TestList(t *testing.T) {
 
 func TestPruneAndUsage(t *testing.T) {
 	f := open(t, t.TempDir())
-	anonymous, _, err := f.Ensure(t.Context(), "a", "", nil)
+	anonymous, _, err := f.ensure("a", "", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	named, _, _ := f.Ensure(t.Context(), "a", "named", nil)
-	used, _, _ := f.Ensure(t.Context(), "a", "", nil)
+	named, _, _ := f.ensure("a", "named", nil, nil)
+	used, _, _ := f.ensure("a", "", nil, nil)
 	if err := f.Reference("a", used.Name, "c1"); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestPruneAndUsage(t *testing.T) {
 func TestSurvivesRestartAndSweeps(t *testing.T) {
 	data := t.TempDir()
 	f := open(t, data)
-	v, created, err := f.Ensure(t.Context(), "a", "keep", map[string]string{"k": "v"})
+	v, created, err := f.ensure("a", "keep", map[string]string{"k": "v"}, nil)
 	if err != nil || !created {
 		t.Fatal(created, err)
 	}
@@ -228,7 +228,7 @@ func TestSurvivesRestartAndSweeps(t *testing.T) {
 
 func TestPopulateOnlyEmptyVolumes(t *testing.T) {
 	f := open(t, t.TempDir())
-	v, _, err := f.Ensure(t.Context(), "a", "", nil)
+	v, _, err := f.ensure("a", "", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
