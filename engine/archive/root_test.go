@@ -26,6 +26,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"golang.org/x/sys/unix"
@@ -106,6 +107,11 @@ func (w *world) Commit(_ context.Context, _ string, c Commit, layer io.Reader) (
 	b, err := io.ReadAll(layer)
 	w.layer = b
 	return "sha256:new", err
+}
+
+func (w *world) ApplyChanges(c *dockerspec.DockerOCIImageConfig, changes []string) error {
+	c.Env = append(c.Env, changes...)
+	return nil
 }
 
 func newWorld(t *testing.T) *world {
@@ -395,11 +401,13 @@ func TestChangesAndCommit(t *testing.T) {
 		t.Error(diff)
 	}
 
-	res = w.do(t, "POST", "/commit?container=c&repo=r&tag=t&changes="+url.QueryEscape("ENV A=b"), strings.NewReader("null"))
+	res = w.do(t, "POST", "/commit?container=c&repo=r&tag=t&changes="+url.QueryEscape("A=b"), strings.NewReader("null"))
 	if res.Code != http.StatusCreated || !strings.Contains(res.Body.String(), "sha256:new") {
 		t.Fatalf("%d %s", res.Code, res.Body)
 	}
-	if diff := cmp.Diff(Commit{Container: "c", Base: "sha256:old", Repo: "r", Tag: "t", Config: &container.Config{Env: []string{"A=b"}, Cmd: []string{"sh"}}}, w.commit); diff != "" {
+	made := Commit{Parent: "sha256:old", Repo: "r", Tag: "t", CreatedBy: "sh"}
+	made.Config.Env, made.Config.Cmd = []string{"A=b"}, []string{"sh"}
+	if diff := cmp.Diff(made, w.commit); diff != "" {
 		t.Error(diff)
 	}
 	want = []string{
