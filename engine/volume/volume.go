@@ -58,13 +58,13 @@ type Config struct {
 
 // Service keeps volumes. Use Open.
 type Service struct {
-	cfg  Config
-	dir  string
-	db   *bbolt.DB
-	fill sync.Mutex // one Populate at a time
+	cfg Config
+	dir string
+	db  *bbolt.DB
 
-	mu   sync.Mutex
-	refs map[key]map[string]bool // containers that refer to a volume
+	mu      sync.Mutex
+	refs    map[key]map[string]bool // containers that refer to a volume
+	filling map[string]*sync.Mutex  // by store name: one Populate of a volume at a time
 }
 
 type key struct{ tenant, name string }
@@ -81,7 +81,7 @@ var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}$`)
 
 // Open opens the records and removes folders that belong to none of them.
 func Open(cfg Config) (*Service, error) {
-	s := &Service{cfg: cfg, dir: filepath.Join(cfg.Data, "store", "volumes"), refs: map[key]map[string]bool{}}
+	s := &Service{cfg: cfg, dir: filepath.Join(cfg.Data, "store", "volumes"), refs: map[key]map[string]bool{}, filling: map[string]*sync.Mutex{}}
 	if err := os.MkdirAll(s.dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make folder of volumes: %w", err)
 	}
@@ -290,6 +290,7 @@ func (s *Service) Remove(_ context.Context, tenant, name string) error {
 	if err != nil {
 		return fmt.Errorf("remove record of volume: %w", err)
 	}
+	delete(s.filling, v.StoreName)
 	// From here on the volume is gone; what stays of its folder goes at the next start.
 	if err := os.RemoveAll(filepath.Join(s.dir, v.StoreName)); err != nil {
 		s.cfg.Log.Warn("folder of a removed volume stays", "folder", v.StoreName, "err", err)
@@ -301,8 +302,15 @@ func (s *Service) Remove(_ context.Context, tenant, name string) error {
 // Populate copies what the image has at path into an empty volume, as Docker does at a volume's first use. A volume
 // that holds anything stays as it is.
 func (s *Service) Populate(ctx context.Context, storeName string, root runtime.Root, path string) error {
-	s.fill.Lock()
-	defer s.fill.Unlock()
+	s.mu.Lock()
+	one := s.filling[storeName]
+	if one == nil {
+		one = &sync.Mutex{}
+		s.filling[storeName] = one
+	}
+	s.mu.Unlock()
+	one.Lock()
+	defer one.Unlock()
 	data := filepath.Join(s.dir, storeName, "data")
 	entries, err := os.ReadDir(data)
 	if err != nil {

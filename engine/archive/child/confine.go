@@ -30,7 +30,7 @@ var allowed = []string{
 	"openat", "openat2", "fstat", "newfstatat", "statx", "fstatfs", "getdents64", "lseek", "readlinkat", "flistxattr",
 	"fgetxattr", "getcwd", "dup", "dup3",
 	// writing
-	"mkdirat", "mknodat", "symlinkat", "linkat", "unlinkat", "renameat", "renameat2", "fchown", "fchownat", "lchown", "chmod",
+	"mkdirat", "mknodat", "symlinkat", "linkat", "unlinkat", "renameat", "renameat2", "fchown", "fchownat",
 	"fchmod", "fchmodat", "fchmodat2", "utimensat", "lsetxattr", "fsetxattr", "ftruncate", "copy_file_range", "splice", "sendfile",
 }
 

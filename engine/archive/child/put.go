@@ -71,7 +71,7 @@ func (c *command) put(opts *archive.TarOptions) error {
 				mode |= bit.set
 			}
 		}
-		if err := errors.Join(os.Lchown(dir, like.UID, like.GID), unix.Chmod(dir, mode), os.Chtimes(dir, like.Mtime, like.Mtime)); err != nil {
+		if err := errors.Join(os.Lchown(dir, like.UID, like.GID), unix.Fchmodat(unix.AT_FDCWD, dir, mode, 0), os.Chtimes(dir, like.Mtime, like.Mtime)); err != nil {
 			return err
 		}
 	}
