@@ -7,7 +7,6 @@ import (
 	"net/netip"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
-	apicontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	apiimage "github.com/moby/moby/api/types/image"
 	apinetwork "github.com/moby/moby/api/types/network"
@@ -19,8 +18,6 @@ import (
 	"stockade/engine/image"
 	"stockade/engine/network"
 	"stockade/engine/runtime"
-	"stockade/engine/system"
-	"stockade/engine/volume"
 )
 
 // Each package declares what it needs of the others; the types here translate. None of them decides anything.
@@ -78,26 +75,6 @@ func (i containerImages) Resolve(ctx context.Context, tenant, ref string, platfo
 		return container.Image{}, err
 	}
 	return container.Image{ID: img.ID, Ref: img.Name, Config: &img.Config, Layers: img.Layers, Platform: img.Platform, Size: img.Size}, nil
-}
-
-type containerVolumes struct{ *volume.Service }
-
-func (v containerVolumes) Ensure(ctx context.Context, tenant, name string, labels, _ map[string]string) (string, string, bool, error) {
-	vol, created, err := v.Service.Ensure(ctx, tenant, name, labels)
-	return vol.Name, vol.StoreName, created, err
-}
-
-func (v containerVolumes) Remove(ctx context.Context, tenant, name string) error {
-	return v.Service.Remove(ctx, tenant, name, true)
-}
-
-type containerNetworks struct {
-	service   *network.Service
-	addresses *network.Addresses
-}
-
-func (n containerNetworks) Bridge(tenant string) (id, name, gateway string, bits int) {
-	return n.service.ID(tenant, network.Bridge), network.Bridge, n.addresses.Gateway().String(), n.addresses.Pool().Bits()
 }
 
 type grants struct{ *runtime.Runtime }
@@ -167,59 +144,18 @@ func (a archiveContainers) Freeze(ctx context.Context, tenant, id string) (func(
 type archiveImages struct{ *image.Store }
 
 func (a archiveImages) Commit(ctx context.Context, tenant string, c archive.Commit, layer io.Reader) (string, error) {
-	commit := image.Commit{Parent: c.Base, Diff: layer, Author: c.Author, Comment: c.Comment, Repo: c.Repo, Tag: c.Tag}
-	if c.Config != nil {
-		commit.Config = imageConfig(c.Config)
-		for _, word := range c.Config.Cmd {
-			if commit.CreatedBy != "" {
-				commit.CreatedBy += " "
-			}
-			commit.CreatedBy += word
-		}
-	}
-	return a.Store.Commit(ctx, tenant, commit)
-}
-
-// imageConfig takes from a container's configuration what an image's can hold.
-func imageConfig(c *apicontainer.Config) dockerspec.DockerOCIImageConfig {
-	ports := map[string]struct{}{}
-	for p := range c.ExposedPorts {
-		ports[p.String()] = struct{}{}
-	}
-	out := dockerspec.DockerOCIImageConfig{ImageConfig: ocispec.ImageConfig{
-		User: c.User, ExposedPorts: ports, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, Volumes: c.Volumes,
-		WorkingDir: c.WorkingDir, Labels: c.Labels, StopSignal: c.StopSignal, ArgsEscaped: c.ArgsEscaped, //nolint:staticcheck // Windows only, kept as it is
-	}}
-	out.Healthcheck, out.OnBuild, out.Shell = c.Healthcheck, c.OnBuild, c.Shell
-	return out
-}
-
-type systemContainers struct{ *container.Service }
-
-func (s systemContainers) Counts(tenant string) system.Counts {
-	var n system.Counts
-	s.Each(tenant, func(c container.Info) {
-		switch {
-		case c.Paused:
-			n.Paused++
-		case c.Running:
-			n.Running++
-		default:
-			n.Stopped++
-		}
+	return a.Store.Commit(ctx, tenant, image.Commit{
+		Parent: c.Parent, Diff: layer, Config: c.Config, Author: c.Author, Comment: c.Comment, CreatedBy: c.CreatedBy, Repo: c.Repo, Tag: c.Tag,
 	})
-	return n
 }
 
-func (s systemContainers) Usage(_ context.Context, tenant string) ([]apicontainer.Summary, error) {
-	return s.All(tenant, true), nil
+func (archiveImages) ApplyChanges(config *dockerspec.DockerOCIImageConfig, changes []string) error {
+	return image.ApplyChanges(config, changes)
 }
 
 type systemImages struct{ e *engine }
 
-func (s systemImages) Count(_ context.Context, tenant string) (int, error) {
-	return s.e.images.Count(tenant), nil
-}
+func (s systemImages) Count(tenant string) int { return s.e.images.Count(tenant) }
 
 func (s systemImages) Usage(_ context.Context, tenant string) ([]apiimage.Summary, int64, error) {
 	used := map[string]int64{}

@@ -115,8 +115,8 @@ func open(ctx context.Context, cfg setting.Engine, log *slog.Logger) (*engine, e
 		return nil, fmt.Errorf("networks: %w", err)
 	}
 	e.containers, err = container.New(container.Config{
-		Settings: cfg, Runtime: e.runtime, Images: containerImages{e.images}, Volumes: containerVolumes{e.volumes},
-		Events: events, Networks: containerNetworks{networks, addresses}, Grants: grants{e.runtime}, Log: log.With("part", "container"),
+		Settings: cfg, Runtime: e.runtime, Images: containerImages{e.images}, Volumes: e.volumes,
+		Events: events, Networks: networks, Grants: grants{e.runtime}, Log: log.With("part", "container"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("containers: %w", err)
@@ -129,7 +129,7 @@ func open(ctx context.Context, cfg setting.Engine, log *slog.Logger) (*engine, e
 		Containers: archiveContainers{e.containers}, Roots: e.runtime, Images: archiveImages{e.images}, Events: events, Log: log.With("part", "archive"),
 	})
 	about, err := system.New(system.Config{
-		Engine: cfg, APIVersion: apiversion.Max, MinAPIVersion: apiversion.Min, Containers: systemContainers{e.containers},
+		Engine: cfg, APIVersion: apiversion.Max, MinAPIVersion: apiversion.Min, Containers: e.containers,
 		Images: systemImages{e}, Volumes: e.volumes, Events: events, Log: log.With("part", "system"),
 	})
 	if err != nil {

@@ -1,8 +1,8 @@
 // Package network answers for the networks that exist without being made, bridge and none, and lends the addresses of
 // the default bridge.
 //
-// Trust: requests come from the gate. Invariants: each tenant sees only its own containers in the networks; an address is
-// lent to one endpoint at a time.
+// Trust: requests come from the gate. Invariants: each tenant sees networks with ids of its own and only its own
+// containers in them; an address is lent to one endpoint at a time.
 // Failure: user-defined networks are refused by name (501), never ignored.
 package network
 
@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +22,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/renameio/v2"
-	"github.com/moby/moby/api/types/container"
 	api "github.com/moby/moby/api/types/network"
 
 	"stockade/api/scope"
@@ -38,8 +36,8 @@ const (
 
 // Containers is what this package needs of package container.
 type Containers interface {
-	// All lists a tenant's containers with their networks.
-	All(tenant string, size bool) []container.Summary
+	// Endpoints returns the tenant's running containers in a network by container id.
+	Endpoints(tenant, network string) map[string]api.EndpointResource
 }
 
 // Service answers. Use New.
@@ -69,21 +67,21 @@ func New(data string, addresses *Addresses, containers Containers) (*Service, er
 	return &Service{addresses: addresses, containers: containers, secret: secret, created: info.ModTime().UTC()}, nil
 }
 
-// ID returns the id of a network, 64 hex digits, the same after every start.
-func (s *Service) ID(name string) string {
+// ID returns the id of a tenant's network, 64 hex digits, the same after every start.
+func (s *Service) ID(tenant, name string) string {
 	h := sha256.New()
 	h.Write(s.secret)
-	h.Write([]byte(name))
+	h.Write([]byte(tenant + "\x00" + name))
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// Bridge describes the default bridge.
-func (s *Service) Bridge() (id, name, gateway string, bits int) {
-	return s.ID(Bridge), Bridge, s.addresses.Gateway().String(), s.addresses.Pool().Bits()
+// Bridge describes a tenant's default bridge.
+func (s *Service) Bridge(tenant string) (id, name, gateway string, bits int) {
+	return s.ID(tenant, Bridge), Bridge, s.addresses.Gateway().String(), s.addresses.Pool().Bits()
 }
 
-// Resolve finds the name of a network by name, id or unique beginning of an id. "default" is the bridge.
-func (s *Service) Resolve(ref string) (string, error) {
+// Resolve finds the name of a tenant's network by name, id or unique beginning of an id. "default" is the bridge.
+func (s *Service) Resolve(tenant, ref string) (string, error) {
 	if ref == "default" {
 		return Bridge, nil
 	}
@@ -92,7 +90,7 @@ func (s *Service) Resolve(ref string) (string, error) {
 		if ref == name {
 			return name, nil
 		}
-		if ref != "" && strings.HasPrefix(s.ID(name), ref) {
+		if ref != "" && strings.HasPrefix(s.ID(tenant, name), ref) {
 			found = append(found, name)
 		}
 	}
@@ -116,9 +114,9 @@ func (s *Service) Register(rt *httpapi.Router) {
 	rt.Handle("POST /networks/{id}/disconnect", s.change)
 }
 
-func (s *Service) view(name string) api.Network {
+func (s *Service) view(tenant, name string) api.Network {
 	n := api.Network{
-		Name: name, ID: s.ID(name), Created: s.created, Scope: "local", Driver: "null",
+		Name: name, ID: s.ID(tenant, name), Created: s.created, Scope: "local", Driver: "null",
 		IPAM:    api.IPAM{Driver: "default", Config: []api.IPAMConfig{}},
 		Options: map[string]string{}, Labels: map[string]string{},
 	}
@@ -132,7 +130,7 @@ func (s *Service) view(name string) api.Network {
 	return n
 }
 
-func (s *Service) list(w http.ResponseWriter, r *http.Request, _ scope.Scope) error {
+func (s *Service) list(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
 	f, err := httpapi.ParseFilters(r.URL.Query().Get("filters"), "name", "id", "driver", "scope", "type", "label", "dangling")
 	if err != nil {
 		return err
@@ -146,7 +144,7 @@ func (s *Service) list(w http.ResponseWriter, r *http.Request, _ scope.Scope) er
 	}
 	out := []api.Summary{}
 	for _, name := range []string{Bridge, None} {
-		n := s.view(name)
+		n := s.view(sc.Tenant, name)
 		// Networks that exist by themselves never dangle.
 		if dangling || !f.Match("name", n.Name) || !f.Prefix("id", n.ID) || !f.Exact("driver", n.Driver) ||
 			!f.Exact("scope", n.Scope) || !f.Exact("type", "builtin") || !f.Labels("label", n.Labels) {
@@ -158,42 +156,22 @@ func (s *Service) list(w http.ResponseWriter, r *http.Request, _ scope.Scope) er
 }
 
 func (s *Service) inspect(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
-	name, err := s.Resolve(r.PathValue("id"))
+	name, err := s.Resolve(sc.Tenant, r.PathValue("id"))
 	if err != nil {
 		return err
 	}
 	if sc := r.URL.Query().Get("scope"); sc != "" && sc != "local" {
 		return httpapi.NewError(errdefs.ErrNotFound, "network %s not found", r.PathValue("id"))
 	}
-	out := api.Inspect{Network: s.view(name), Containers: s.endpoints(sc.Tenant, name)}
+	out := api.Inspect{Network: s.view(sc.Tenant, name), Containers: s.containers.Endpoints(sc.Tenant, name)}
+	if out.Containers == nil {
+		out.Containers = map[string]api.EndpointResource{}
+	}
 	return httpapi.WriteJSON(w, http.StatusOK, out)
 }
 
-// endpoints are the tenant's running containers in a network.
-func (s *Service) endpoints(tenant, name string) map[string]api.EndpointResource {
-	out := map[string]api.EndpointResource{}
-	for _, c := range s.containers.All(tenant, false) {
-		if c.NetworkSettings == nil || c.State != container.StateRunning && c.State != container.StatePaused {
-			continue
-		}
-		e := c.NetworkSettings.Networks[name]
-		if e == nil {
-			continue
-		}
-		r := api.EndpointResource{EndpointID: e.EndpointID, MacAddress: e.MacAddress}
-		if len(c.Names) > 0 {
-			r.Name = strings.TrimPrefix(c.Names[0], "/")
-		}
-		if e.IPAddress.IsValid() {
-			r.IPv4Address = netip.PrefixFrom(e.IPAddress, e.IPPrefixLen)
-		}
-		out[c.ID] = r
-	}
-	return out
-}
-
-func (s *Service) remove(_ http.ResponseWriter, r *http.Request, _ scope.Scope) error {
-	name, err := s.Resolve(r.PathValue("id"))
+func (s *Service) remove(_ http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+	name, err := s.Resolve(sc.Tenant, r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -220,8 +198,8 @@ func (s *Service) prune(w http.ResponseWriter, r *http.Request, _ scope.Scope) e
 	return httpapi.WriteJSON(w, http.StatusOK, struct{ NetworksDeleted []string }{})
 }
 
-func (s *Service) change(_ http.ResponseWriter, r *http.Request, _ scope.Scope) error {
-	if _, err := s.Resolve(r.PathValue("id")); err != nil {
+func (s *Service) change(_ http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+	if _, err := s.Resolve(sc.Tenant, r.PathValue("id")); err != nil {
 		return err
 	}
 	return httpapi.NewError(errdefs.ErrNotImplemented, "connecting containers to further networks is not supported by this server")

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/moby/moby/api/types/container"
 	api "github.com/moby/moby/api/types/network"
 
 	"stockade/api/scope"
@@ -19,20 +18,11 @@ import (
 
 type containers struct{}
 
-func (containers) All(tenant string, _ bool) []container.Summary {
-	if tenant != "a" {
+func (containers) Endpoints(tenant, network string) map[string]api.EndpointResource {
+	if tenant != "a" || network != Bridge {
 		return nil
 	}
-	at := func(address string) *container.NetworkSettingsSummary {
-		return &container.NetworkSettingsSummary{Networks: map[string]*api.EndpointSettings{
-			Bridge: {IPAddress: netip.MustParseAddr(address), IPPrefixLen: 24},
-		}}
-	}
-	return []container.Summary{
-		{ID: "c1", Names: []string{"/web"}, State: "running", NetworkSettings: at("10.9.0.2")},
-		{ID: "c2", Names: []string{"/ended"}, State: "exited", NetworkSettings: at("10.9.0.3")},
-		{ID: "c3", State: "running"},
-	}
+	return map[string]api.EndpointResource{"c1": {Name: "web", IPv4Address: netip.MustParsePrefix("10.9.0.2/24")}}
 }
 
 func service(t *testing.T, data string) *Service {
@@ -76,8 +66,8 @@ func TestList(t *testing.T) {
 		{`{"type":["custom"]}`, []string{}},
 		{`{"type":["builtin"]}`, []string{"bridge", "none"}},
 		{`{"dangling":["true"]}`, []string{}},
-		{`{"id":["` + s.ID("none")[:12] + `"]}`, []string{"none"}},
-		{`{"id":["0"],"name":["none"],"driver":["bridge"]}`, []string{}},
+		{`{"id":["` + s.ID("a", "none")[:12] + `"]}`, []string{"none"}},
+		{`{"id":["` + s.ID("b", "none") + `"]}`, []string{}},
 	} {
 		var got []api.Summary
 		if code := do(t, s, "a", "GET", "/networks?filters="+url.QueryEscape(c.filters), "", &got); code != 200 {
@@ -96,28 +86,27 @@ func TestList(t *testing.T) {
 func TestInspect(t *testing.T) {
 	data := t.TempDir()
 	s := service(t, data)
-	if s.ID(Bridge) != service(t, data).ID(Bridge) {
+	if s.ID("a", Bridge) != service(t, data).ID("a", Bridge) {
 		t.Error("the id changed with a restart")
 	}
 	var n api.Inspect
-	if code := do(t, s, "a", "GET", "/networks/"+s.ID(Bridge)[:10], "", &n); code != 200 {
+	if code := do(t, s, "a", "GET", "/networks/"+s.ID("a", Bridge)[:10], "", &n); code != 200 {
 		t.Fatal(code)
 	}
-	if n.Name != "bridge" || n.Driver != "bridge" || n.Containers["c1"].Name != "web" || len(n.Containers) != 1 || n.Containers["c1"].IPv4Address.String() != "10.9.0.2/24" ||
+	if n.Name != "bridge" || n.Driver != "bridge" || n.Containers["c1"].Name != "web" ||
 		n.IPAM.Config[0].Subnet.String() != "10.9.0.0/24" || n.IPAM.Config[0].Gateway.String() != "10.9.0.1" {
 		t.Errorf("%+v", n)
+	}
+	if id, name, gateway, bits := s.Bridge("a"); id != n.ID || name != "bridge" || gateway != "10.9.0.1" || bits != 24 {
+		t.Error(id, name, gateway, bits)
 	}
 	for path, want := range map[string]int{"/networks/none": 200, "/networks/host": 404, "/networks/x": 404, "/networks/bridge?scope=swarm": 404} {
 		if code := do(t, s, "a", "GET", path, "", nil); code != want {
 			t.Errorf("%s: %d", path, code)
 		}
 	}
-	n = api.Inspect{}
-	if do(t, s, "b", "GET", "/networks/bridge", "", &n); len(n.Containers) != 0 {
-		t.Errorf("another tenant sees %v", n.Containers)
-	}
-	if id, name, gateway, bits := s.Bridge(); id != s.ID(Bridge) || name != "bridge" || gateway != "10.9.0.1" || bits != 24 {
-		t.Error(id, name, gateway, bits)
+	if code := do(t, s, "a", "GET", "/networks/"+s.ID("b", Bridge), "", nil); code != 404 {
+		t.Errorf("another tenant's id: %d", code)
 	}
 }
 
