@@ -41,7 +41,7 @@ bench: ## side-by-side measurement
 	go run ./bench/...
 
 golden: ## writes the golden files anew
-	go test -count=1 ./... -update
+	STOCKADE_GOLDEN=1 go test -count=1 ./...
 
 install: build
 	scripts/tools.sh run

@@ -45,15 +45,20 @@ func rules() []rule {
 			reason: "runs as root: it parses nothing that comes from others"},
 	}
 	third := map[string][]string{
-		"netd": {"golang.org/x/sys", "github.com/vishvananda/netlink", "github.com/google/nftables"},
+		"netd": {"golang.org/x/sys", "github.com/vishvananda/netlink", "github.com/google/nftables", "github.com/mdlayher/netlink"},
 	}
+	never := []string{"net/http", "os/exec", "plugin", "text/template", "html/template", "encoding/gob"}
 	for _, h := range helpers {
 		allowed := third[h]
 		if allowed == nil {
 			allowed = []string{"golang.org/x/sys"}
 		}
+		not := never
+		if h != "netd" { // the netlink modules speak in package net's address types
+			not = append([]string{"net"}, never...)
+		}
 		all = append(all, rule{in: "priv/" + h, only: []string{"api", "internal", "priv/peer"}, third: allowed,
-			not:    []string{"net", "net/http", "os/exec", "plugin", "text/template", "html/template", "encoding/gob"},
+			not:    not,
 			reason: "a helper holds kernel privilege: it meets others only in messages, and brings no parser or client of its own"})
 	}
 	return all
