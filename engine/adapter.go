@@ -14,6 +14,7 @@ import (
 
 	"stockade/engine/archive"
 	"stockade/engine/container"
+	"stockade/engine/container/spec"
 	"stockade/engine/event"
 	"stockade/engine/image"
 	"stockade/engine/network"
@@ -121,7 +122,7 @@ func (a archiveContainers) Lookup(_ context.Context, tenant, ref string) (archiv
 		attrs[k] = v
 	}
 	return archive.Container{
-		ID: c.ID, Name: c.Name, Layers: c.Layers, Mounts: c.VolumeMounts(), ReadonlyRoot: c.Host.ReadonlyRootfs,
+		ID: c.ID, Name: c.Name, Layers: c.Layers, Running: c.Running, Mounts: spec.RuntimeMounts(c.Mounts), ReadonlyRoot: c.Host.ReadonlyRootfs,
 		User: c.Config.User, Image: c.Image, Config: c.Config, Attributes: attrs,
 	}, nil
 }

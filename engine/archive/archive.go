@@ -24,7 +24,8 @@ import (
 // Container is what this package needs to know of a container.
 type Container struct {
 	ID, Name     string
-	Layers       []string        // store names, top first
+	Layers       []string // store names, top first
+	Running      bool
 	Mounts       []runtime.Mount // volumes and binds
 	ReadonlyRoot bool
 	User         string            // configured, user[:group] or empty
@@ -135,10 +136,11 @@ func (s *Service) begin(r *http.Request, sc scope.Scope, mode string) (c Contain
 			opts.User = c.User
 		}
 		opts.ReadonlyRoot = c.ReadonlyRoot
-		for _, m := range c.Mounts {
-			opts.Mounts = append(opts.Mounts, child.Mount{Target: m.Target, RO: m.RO})
-		}
 		j.in = r.Body
+	}
+	for _, m := range c.Mounts {
+		// Grants are used for running containers only.
+		opts.Mounts = append(opts.Mounts, child.Mount{Target: m.Target, RO: m.RO, Absent: m.Grant != "" && !c.Running})
 	}
 	root, err := s.open(r.Context(), c, true)
 	if err != nil {

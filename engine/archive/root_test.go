@@ -277,6 +277,13 @@ func TestGet(t *testing.T) {
 			}
 		})
 	}
+	w.c.Mounts = []runtime.Mount{{Target: "/etc", Grant: "g"}}
+	for _, path := range []string{"/etc", "/etc/user", "/conf/user", "/conf/."} {
+		if res := w.do(t, "HEAD", archivePath(path), nil); res.Code != 409 {
+			t.Errorf("bind of a stopped container: %s: %d", path, res.Code)
+		}
+	}
+	w.c.Mounts = nil
 	for path, want := range map[string]int{"/nope": 404, "/etc/user/x": 400, "/broken/": 404} {
 		if res := w.do(t, "GET", archivePath(path), nil); res.Code != want {
 			t.Errorf("%s: %d %s", path, res.Code, res.Body)
@@ -350,6 +357,8 @@ func TestPut(t *testing.T) {
 		{"cut tar", archivePath("/srv"), bytes.NewBuffer(in(f).Bytes()[:514]), nil, 400, ""},
 		{"dots", archivePath("/srv"), in(tar.Header{Name: "../../x", Typeflag: tar.TypeReg}), nil, 400, ""},
 		{"read-only volume", archivePath("/data"), in(f), func() { w.c.Mounts = []runtime.Mount{{Target: "/data", RO: true, Volume: "v"}} }, 403, "mounted volume is marked read-only"},
+		{"bind of a stopped container", archivePath("/data"), in(f), func() { w.c.Mounts = []runtime.Mount{{Target: "/data", Grant: "g"}} }, 409, "while the container runs only"},
+		{"read-only bind of a running container", archivePath("/data"), in(f), func() { w.c.Running, w.c.Mounts[0].RO = true, true }, 403, "marked read-only"},
 		{"read-only root", archivePath("/srv"), in(f), func() { w.c.ReadonlyRoot = true }, 403, "container rootfs is marked read-only"},
 		{"volume in read-only root", archivePath("/data"), in(f), func() { w.c.Mounts[0].RO = false }, 200, ""},
 	} {

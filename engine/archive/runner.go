@@ -138,6 +138,8 @@ func refusal(r child.Reply) error {
 		return httpapi.NewError(errdefs.ErrNotFound, "%s", r.Text)
 	case child.Invalid:
 		return httpapi.NewError(errdefs.ErrInvalidArgument, "%s", r.Text)
+	case child.Conflict:
+		return httpapi.NewError(errdefs.ErrConflict, "%s", r.Text)
 	case child.Denied:
 		return httpapi.NewError(errdefs.ErrPermissionDenied, "%s", r.Text)
 	}

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/moby/go-archive"
@@ -65,6 +66,8 @@ type Options struct {
 type Mount struct {
 	Target string `json:"target"`
 	RO     bool   `json:"ro,omitempty"`
+	// Absent: what belongs here is not mounted now, so that a file here would not be the one that is meant.
+	Absent bool `json:"absent,omitempty"`
 }
 
 // Info describes one file.
@@ -83,6 +86,7 @@ const (
 	NotFound = "not-found"
 	Invalid  = "invalid"
 	Denied   = "denied"
+	Conflict = "conflict"
 	Internal = "internal"
 )
 
@@ -178,7 +182,7 @@ func (c *command) run(args []string) error {
 	}
 	switch args[0] {
 	case Stat:
-		info, err := stat(absolute(c.opts.Path))
+		info, err := c.stat(absolute(c.opts.Path))
 		if err != nil {
 			return err
 		}
@@ -202,6 +206,45 @@ func (c *command) run(args []string) error {
 // absolute cleans a path and keeps what its end says: "/." and "/" follow a link.
 func absolute(p string) string {
 	return archive.PreserveTrailingDotOrSeparator(path.Join("/", p), p)
+}
+
+// stat looks at a file that a client named.
+func (c *command) stat(abs string) (*Info, error) {
+	info, err := stat(abs)
+	if err != nil {
+		return nil, err
+	}
+	real := path.Clean(abs)
+	if info.Mode.IsDir() {
+		real, err = filepath.EvalSymlinks(real)
+	} else {
+		real, err = filepath.EvalSymlinks(path.Dir(real))
+		real = path.Join(real, info.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m := c.opts.mountOf(real); m != nil && m.Absent {
+		return nil, absent(m)
+	}
+	return info, nil
+}
+
+// mountOf finds the mount that holds a path without links; nil means the container's own root.
+func (o *Options) mountOf(real string) (best *Mount) {
+	for i := range o.Mounts {
+		m := &o.Mounts[i]
+		target := path.Clean(m.Target)
+		inside := real == target || strings.HasPrefix(real, strings.TrimSuffix(target, "/")+"/")
+		if inside && (best == nil || len(target) > len(path.Clean(best.Target))) {
+			best = m
+		}
+	}
+	return best
+}
+
+func absent(m *Mount) error {
+	return &refusal{Conflict, fmt.Sprintf("what is bound to %s can be reached while the container runs only", m.Target)}
 }
 
 func stat(abs string) (*Info, error) {
@@ -244,7 +287,7 @@ func follow(link string) string {
 
 func (c *command) get() error {
 	abs := absolute(c.opts.Path)
-	info, err := stat(abs)
+	info, err := c.stat(abs)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/klauspost/compress/gzip"
@@ -80,17 +79,12 @@ func (c *command) put(opts *archive.TarOptions) error {
 
 // writable tells whether what is shown at dir may be written: the mount that holds it, else the root.
 func writable(dir string, o Options) error {
-	best, ro, volume := "", o.ReadonlyRoot, false
-	for _, m := range o.Mounts {
-		target := path.Clean(m.Target)
-		if (dir == target || strings.HasPrefix(dir, strings.TrimSuffix(target, "/")+"/")) && len(target) > len(best) {
-			best, ro, volume = target, m.RO, true
-		}
-	}
-	switch {
-	case ro && volume:
+	switch m := o.mountOf(dir); {
+	case m != nil && m.Absent:
+		return absent(m)
+	case m != nil && m.RO:
 		return &refusal{Denied, "mounted volume is marked read-only"}
-	case ro:
+	case m == nil && o.ReadonlyRoot:
 		return &refusal{Denied, "container rootfs is marked read-only"}
 	}
 	return nil
