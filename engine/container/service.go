@@ -33,7 +33,7 @@ func New(cfg Config) (*Service, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of containers: %w", err)
 	}
-	st, err := store.Open(filepath.Join(cfg.Settings.Data, "containers.db"))
+	st, err := store.Open(filepath.Join(cfg.Settings.Data, "records"))
 	if err != nil {
 		return nil, err
 	}
@@ -42,12 +42,10 @@ func New(cfg Config) (*Service, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	records, err := st.All()
 	if err != nil {
-		st.Close()
 		return nil, err
 	}
 	for _, r := range records {
 		if ok, other := s.index.reserve(r.Tenant, r.Name, r.ID); !ok {
-			st.Close()
 			return nil, fmt.Errorf("containers %s and %s have the same name", r.ID, other)
 		}
 		s.index.add(newItem(r))
@@ -59,7 +57,7 @@ func New(cfg Config) (*Service, error) {
 func (s *Service) Close() error {
 	s.cancel()
 	s.tasks.Wait()
-	return s.st.Close()
+	return nil
 }
 
 // background runs f until it returns; Close waits for it.
