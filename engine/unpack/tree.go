@@ -13,15 +13,24 @@ import (
 // maxDepth bounds the recursion of removeAll, which holds one descriptor per level.
 const maxDepth = 500
 
+// maxTries bounds how often a name is looked up again.
+const maxTries = 10000
+
 // openDir opens the folder dir beneath root. Links on the way are followed as a process with this root folder would.
 func openDir(root int, dir string) (int, error) {
 	if dir == "" {
 		dir = "."
 	}
-	return unix.Openat2(root, dir, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	// EAGAIN: something was renamed, anywhere on the host, while ".." was resolved (openat2(2)).
+	for tries := 0; ; tries++ {
+		fd, err := unix.Openat2(root, dir, &unix.OpenHow{
+			Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		if !errors.Is(err, unix.EAGAIN) || tries == maxTries {
+			return fd, err
+		}
+	}
 }
 
 // parent returns an open folder, made with its parents where missing. The descriptor belongs to the applier and is
