@@ -250,9 +250,9 @@ type CgroupList struct {
 // CgroupStat answers "stat". Units as in the Engine API: nanoseconds and bytes.
 type CgroupStat struct {
 	OOMKills     uint64            `json:"oomKills"`
-	Memory       uint64            `json:"memory"`    // bytes in use
-	MemoryMax    uint64            `json:"memoryMax"` // highest use, 0 where the host does not record it
-	MemoryLimit  uint64            `json:"memoryLimit"`
+	Memory       uint64            `json:"memory"`                // bytes in use
+	MemoryMax    uint64            `json:"memoryMax"`             // highest use, 0 where the host does not record it
+	MemoryLimit  uint64            `json:"memoryLimit"`           // 0: none
 	MemoryStats  map[string]uint64 `json:"memoryStats,omitempty"` // memory.stat
 	Failcnt      uint64            `json:"failcnt"`
 	CPUTotal     uint64            `json:"cpuTotal"`

@@ -53,12 +53,36 @@ func (s *Server) ensureBridge() (netlink.Link, error) {
 	if err := sysctl("net/ipv4/conf/"+s.bridge+"/route_localnet", "1"); err != nil {
 		return nil, err
 	}
-	return link, sysctl("net/ipv4/ip_forward", "1")
+	return link, s.forwarding()
+}
+
+// forwarding lets the host forward packets, which containers need to reach anything else. The switch is the whole
+// host's: between its other interfaces only the host's own firewall decides, so the administrator is told.
+func (s *Server) forwarding() error {
+	const name = "net/ipv4/ip_forward"
+	if now, err := os.ReadFile("/proc/sys/" + name); err == nil && strings.TrimSpace(string(now)) == "0" {
+		s.log.Warn("switching on IPv4 forwarding; this host will route between all of its interfaces unless its firewall forbids it")
+	}
+	return sysctl(name, "1")
+}
+
+// dumped repeats a dump that changes of other processes interrupted, which the library reports as an error.
+func dumped[T any](dump func() ([]T, error)) ([]T, error) {
+	for try := 0; ; try++ {
+		list, err := dump()
+		if try == 20 || !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return list, err
+		}
+	}
+}
+
+func (s *Server) addresses(link netlink.Link) ([]netlink.Addr, error) {
+	return dumped(func() ([]netlink.Addr, error) { return s.nl.AddrList(link, netlink.FAMILY_V4) })
 }
 
 // checkPool refuses a pool that another link of the host uses already: SECURITY(T-703) we would take its traffic.
 func (s *Server) checkPool() error {
-	links, err := s.nl.LinkList()
+	links, err := dumped(s.nl.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -66,7 +90,7 @@ func (s *Server) checkPool() error {
 		if link.Attrs().Name == s.bridge {
 			continue
 		}
-		addrs, err := s.nl.AddrList(link, netlink.FAMILY_V4)
+		addrs, err := s.addresses(link)
 		if err != nil {
 			return fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
 		}
@@ -82,7 +106,7 @@ func (s *Server) checkPool() error {
 // ensureAddress leaves exactly one IPv4 address on the bridge.
 func (s *Server) ensureAddress(link netlink.Link) error {
 	want := netip.PrefixFrom(s.gate, s.pool.Bits())
-	addrs, err := s.nl.AddrList(link, netlink.FAMILY_V4)
+	addrs, err := s.addresses(link)
 	if err != nil {
 		return fmt.Errorf("bridge %s: list addresses: %w", s.bridge, err)
 	}
@@ -132,7 +156,7 @@ func sysctl(name, value string) error {
 
 // reconcile makes links and records agree and takes the recorded ports again.
 func (s *Server) reconcile(bridge netlink.Link) error {
-	links, err := s.nl.LinkList()
+	links, err := dumped(s.nl.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}

@@ -176,7 +176,7 @@ func (s *Server) isLocal(ip netip.Addr) (bool, error) {
 	if ip.IsUnspecified() || ip.IsLoopback() {
 		return true, nil
 	}
-	addrs, err := s.nl.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := s.addresses(nil)
 	if err != nil {
 		return false, fmt.Errorf("list addresses: %w", err)
 	}
