@@ -30,7 +30,7 @@ install -m 0755 "$client" "$libexec/docker"
 
 say "start (log: $log)"
 setsid nohup "$libexec/stockade" up >"$log" 2>&1 </dev/null &
-if ! "$libexec/stockade" status --wait 60s; then
+if ! "$libexec/stockade" status --wait 60s >/dev/null; then
 	tail -n 40 "$log" >&2
 	exit 1
 fi
@@ -48,7 +48,7 @@ refused() { # what, command…: it must fail
 		echo "NOT refused: $what: $out" >&2
 		exit 1
 	fi
-	printf 'refused: %s\n         %s\n' "$what" "$(tail -n1 <<<"$out")"
+	printf 'refused: %s\n         %s\n' "$what" "$(grep -m1 -iE 'denied|error|cannot' <<<"$out" || tail -n1 <<<"$out")"
 }
 
 say "an ordinary user, stockade-demo, loads an image and runs containers"
@@ -64,6 +64,7 @@ curl -fsS --max-time 5 http://127.0.0.1:8088/ >/dev/null
 d ps
 
 say "what classic attacks do here"
+echo "control: the caller's own file through -v /:/host: $(d run --rm -v /:/host busybox sh -c 'echo mine >/host/home/stockade-demo/demo && cat /host/home/stockade-demo/demo'), on the host of $(stat -c %U /home/stockade-demo/demo)"
 install -m 0600 /dev/null /root/.stockade-demo-secret
 echo secret >/root/.stockade-demo-secret
 refused "read root's file through -v /:/host" d run --rm -v /:/host busybox cat /host/root/.stockade-demo-secret
@@ -73,6 +74,9 @@ refused "--privileged" d run --rm --privileged busybox true
 refused "a user outside of the group" as stockade-outsider "$libexec/docker" ps
 rm -f /root/.stockade-demo-secret
 [[ ! -e /etc/stockade-demo ]]
+
+say "the processes, as the kernel shows them"
+"$libexec/stockade" status
 
 say "done"
 cat <<EOF

@@ -132,7 +132,11 @@ func run(m *testing.M, o Options, code *int) (err error) {
 		return fmt.Errorf("%w\n%s", err, s.LogTail())
 	}
 	if !o.NoImages {
-		if err := s.LoadDemo(); err != nil {
+		err := s.LoadDemo()
+		if err == nil {
+			err = s.warm()
+		}
+		if err != nil {
 			return fmt.Errorf("%w\n%s", err, s.LogTail())
 		}
 	}
