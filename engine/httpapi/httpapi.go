@@ -197,5 +197,14 @@ func (t *trackingWriter) Unwrap() http.ResponseWriter {
 	return t.ResponseWriter
 }
 
+// Hijack takes over the connection; from then on an error is no answer any more.
+func (t *trackingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buf, err := http.NewResponseController(t.ResponseWriter).Hijack()
+	if err == nil {
+		t.wrote = true
+	}
+	return conn, buf, err
+}
+
 // Flush sends what was written so far.
 func (t *trackingWriter) Flush() { _ = http.NewResponseController(t.ResponseWriter).Flush() }
