@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -158,7 +160,7 @@ func (s *Service) runProbe(ctx context.Context, c *item, task runtime.Task, time
 	if err != nil {
 		return 0, "", err
 	}
-	s.publish(v, events.Action("exec_create: "+fmt.Sprint(req.Cmd)), "execID", id)
+	s.publish(v, events.Action("exec_create: "+strings.Join(req.Cmd, " ")), "execID", id)
 	out := &limited{max: probeOutput}
 	attached := make(chan error, 1)
 	ready := make(chan struct{})
@@ -177,7 +179,7 @@ func (s *Service) runProbe(ctx context.Context, c *item, task runtime.Task, time
 		<-attached
 		return 0, "", execError(err)
 	}
-	s.publish(v, events.Action("exec_start: "+fmt.Sprint(req.Cmd)), "execID", id)
+	s.publish(v, events.Action("exec_start: "+strings.Join(req.Cmd, " ")), "execID", id)
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
@@ -187,7 +189,7 @@ func (s *Service) runProbe(ctx context.Context, c *item, task runtime.Task, time
 		case <-timer.C: // something that the probe left behind holds its output open
 		}
 		code := process.Exit().Code
-		s.publish(v, events.ActionExecDie, "execID", id, "exitCode", fmt.Sprint(code))
+		s.publish(v, events.ActionExecDie, "execID", id, "exitCode", strconv.Itoa(code))
 		return code, out.String(), nil
 	case <-timer.C:
 		killProcess(process)

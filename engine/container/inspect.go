@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -193,9 +194,14 @@ func withLegacyNetwork(r *container.InspectResponse) legacyInspect {
 func (s *Service) sizeRW(id string) int64 {
 	var total int64
 	seen := map[[2]uint64]bool{}
-	dir := filepath.Join(s.cfg.Settings.Data, "store", "rw", id, "upper")
+	// SECURITY(T-401): the container may swap folders and links meanwhile; os.Root never leaves the layer.
+	root, err := os.OpenRoot(filepath.Join(s.cfg.Settings.Data, "store", "rw", id, "upper"))
+	if err != nil {
+		return 0
+	}
+	defer root.Close()
 	// What vanishes or cannot be read while we look is not counted.
-	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+	_ = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return nil //nolint:nilerr // see above
 		}

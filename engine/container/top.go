@@ -36,11 +36,7 @@ func (s *Service) handleTop(w http.ResponseWriter, r *http.Request, sc scope.Sco
 	if err != nil {
 		return fmt.Errorf("processes of the container: %w", err)
 	}
-	out, err := ps(r.Context(), args)
-	if err != nil {
-		return err
-	}
-	resp, err := parsePS(out, pids)
+	resp, err := top(r.Context(), args, pids)
 	if err != nil {
 		return err
 	}
@@ -48,18 +44,30 @@ func (s *Service) handleTop(w http.ResponseWriter, r *http.Request, sc scope.Sco
 	return httpapi.WriteJSON(w, http.StatusOK, resp)
 }
 
+// top lists processes as the host's ps prints them; a host without ps has the columns of "ps -ef" only.
+func top(ctx context.Context, args string, pids []int) (*container.TopResponse, error) {
+	path, err := exec.LookPath("ps")
+	if err != nil {
+		if args != "-ef" {
+			return nil, httpapi.NewError(errdefs.ErrNotImplemented, "this host has no ps: only the default columns are available")
+		}
+		return topFromProc("/proc", pids)
+	}
+	out, err := ps(ctx, path, args)
+	if err != nil {
+		return nil, err
+	}
+	return parsePS(out, pids)
+}
+
 // ps runs the host's ps, as Docker does: what it prints of other processes is thrown away by parsePS.
-func ps(ctx context.Context, args string) ([]byte, error) {
+func ps(ctx context.Context, path, args string) ([]byte, error) {
 	list := strings.Fields(args)
 	for _, a := range list {
 		// An output column named otherwise than "PID" would let lines of foreign processes through.
 		if i := strings.Index(a, "="); i >= 0 && !strings.HasPrefix(a, "--sort=") {
 			return nil, invalid("specifying %q is not allowed: columns cannot be renamed", a)
 		}
-	}
-	path, err := exec.LookPath("ps")
-	if err != nil {
-		return nil, httpapi.NewError(errdefs.ErrNotImplemented, "this host has no ps")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
