@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -352,5 +353,44 @@ func TestAttackAttach(t *testing.T) {
 	}
 	if d := cmp.Diff(2, len(b.s.endpoints)); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestLargestRebuild loads as many endpoints and ports as there may be, in one transaction, and changes 500 at once.
+func TestLargestRebuild(t *testing.T) {
+	b := newBench(t)
+	all := map[string]*endpoint{}
+	port := uint16(2000)
+	for i := range maxEndpoints {
+		a := netip.AddrFrom4([4]byte{172, 29, byte(1 + i/250), byte(1 + i%250)})
+		e := &endpoint{Address: a, MAC: macOf(a).String()}
+		for range maxPorts / maxEndpoints {
+			e.Ports = append(e.Ports, tcp("0.0.0.0", port, 80), udp("127.0.0.1", port, 80))
+			port++
+		}
+		all[fmt.Sprintf("e%d", i)] = e
+	}
+	began := time.Now()
+	must(t, b.s.rules.rebuild(all))
+	t.Logf("rebuild: %v", time.Since(began))
+	rules := b.nft("list ruleset")
+	for what, want := range map[string]int{" . 02:42:ac:": maxEndpoints, " : 172.29.": 2 * maxEndpoints * (maxPorts / maxEndpoints)} {
+		if got := strings.Count(rules, what); got != want {
+			t.Errorf("%q: %d, want %d", what, got, want)
+		}
+	}
+	del := elements{}
+	for i := range 500 {
+		id := fmt.Sprintf("e%d", i)
+		b.s.rules.sender(del, linkName("stkt", id), all[id])
+		for _, p := range all[id].Ports {
+			b.s.rules.forward(del, p, all[id].Address)
+		}
+	}
+	began = time.Now()
+	must(t, b.s.rules.update(nil, del))
+	t.Logf("delete 500 endpoints: %v", time.Since(began))
+	if !b.s.rules.intact() {
+		t.Error("rules are not intact")
 	}
 }
