@@ -45,6 +45,13 @@ const (
 var binary string
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("STKT_U"); dir != "" {
+		if err := insideU(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv("STKT_INSIDE"); dir != "" {
 		if err := inside(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
