@@ -99,7 +99,8 @@ var (
 	bucketLayers = []byte("stockade-layers") // chain id → layer
 )
 
-// Open opens the store in cfg.Data, made if missing, and removes what an earlier run left unfinished.
+// Open opens the store in cfg.Data, made if missing, and removes what an earlier run left unfinished. What deleted images
+// leave is not removed before the first Sweep, which the caller asks for when Config.InUse knows every container.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Data == "" || cfg.Log == nil {
 		return nil, errors.New("image store: no data folder or no logger set")
@@ -155,7 +156,6 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.done.Go(func() { s.sweeper(ctx) })
-	s.Sweep()
 	return s, nil
 }
 
