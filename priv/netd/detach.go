@@ -36,20 +36,49 @@ func (s *Server) detach(ctx context.Context, q helper.Detach, _ []*os.File) (hel
 			return none, nil, err
 		}
 	}
-	work := reaping{ids: q.IDs}
+	d := &detaching{work: reaping{ids: q.IDs}}
+	s.queueMu.Lock()
+	s.queue = append(s.queue, d)
+	s.queueMu.Unlock()
 	s.mu.Lock()
-	for _, id := range q.IDs {
-		if e := s.endpoints[id]; e != nil && len(udpPorts(s.ports.of(id))) > 0 {
-			work.addresses = append(work.addresses, e.Address)
-		}
+	if !d.done {
+		s.detachQueued()
 	}
-	err := s.forget(q.IDs)
 	s.mu.Unlock()
-	if err != nil {
-		return none, nil, err
+	if d.err != nil {
+		return none, nil, d.err
 	}
-	s.later(ctx, work)
+	s.later(ctx, d.work)
 	return none, nil, nil
+}
+
+// detaching is one request to detach. Requests that come while another one waits for the kernel (5 to 25 ms, in which
+// nothing else can change rules) are carried out together by the first that gets its turn.
+type detaching struct {
+	work reaping
+	done bool
+	err  error
+}
+
+// detachQueued carries out all queued requests in one transaction. s.mu is held.
+func (s *Server) detachQueued() {
+	s.queueMu.Lock()
+	queue := s.queue
+	s.queue = nil
+	s.queueMu.Unlock()
+	var ids []string
+	for _, d := range queue {
+		for _, id := range d.work.ids {
+			if e := s.endpoints[id]; e != nil && len(udpPorts(s.ports.of(id))) > 0 {
+				d.work.addresses = append(d.work.addresses, e.Address)
+			}
+		}
+		ids = append(ids, d.work.ids...)
+	}
+	err := s.forget(ids)
+	for _, d := range queue {
+		d.done, d.err = true, err
+	}
 }
 
 // forget takes endpoints out of the records and rules and releases their ports. On failure they are all as before.

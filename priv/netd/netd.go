@@ -62,6 +62,9 @@ type Server struct {
 	mu        sync.Mutex // guards what follows and orders all changes
 	endpoints map[string]*endpoint
 	ports     portTable
+
+	queueMu sync.Mutex // innermost
+	queue   []*detaching
 }
 
 // endpoint is one attached container. It is also the form of its record.

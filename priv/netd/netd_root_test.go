@@ -279,6 +279,35 @@ func TestDetach(t *testing.T) {
 	b.reach(nil, "tcp4", "172.29.0.4:80", "third")
 }
 
+func TestDetachMany(t *testing.T) {
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go b.s.reaper(ctx)
+	const n = 20
+	for i := range n {
+		id := fmt.Sprintf("e%d", i)
+		b.container(id, fmt.Sprintf("172.29.3.%d", i+1))
+		_, err := b.publish(id, udp("127.0.0.1", uint16(9000+i), 80))
+		must(t, err)
+	}
+	began := time.Now()
+	errs := make(chan error)
+	for i := range n {
+		go func() {
+			_, _, err := b.s.detach(ctx, helper.Detach{IDs: []string{fmt.Sprintf("e%d", i)}}, nil)
+			errs <- err
+		}()
+	}
+	for range n {
+		must(t, <-errs)
+	}
+	t.Logf("detach %d at once: %v", n, time.Since(began))
+	if rules := b.nft("list ruleset"); strings.Contains(rules, "172.29.3.") || len(b.s.endpoints)+len(b.s.ports) != 0 {
+		t.Errorf("something is left: %s", rules)
+	}
+}
+
 func TestFlushedRulesComeBack(t *testing.T) {
 	b := newBench(t)
 	ctx, cancel := context.WithCancel(context.Background())
