@@ -58,7 +58,7 @@ func (s *Store) delete(ctx context.Context, tenant, ref string, force bool) ([]a
 			return nil, conflict("unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
 				familiar([]string{full})[0], shortID(users[0].ID), short(now.ID))
 		}
-	} else if err := s.mayDelete(tenant, now, users, force); err != nil {
+	} else if err := mayDelete(now, users, force); err != nil {
 		return nil, err
 	}
 	return s.forget(ctx, tenant, now, len(users) > 0)
@@ -81,16 +81,13 @@ func ownName(rec *record, ref string) (full string, isDigest bool, _ error) {
 	return full, isDigest, nil
 }
 
-// mayDelete says why an image may not be deleted by its id. The caller holds s.mu.
-func (s *Store) mayDelete(tenant string, rec *record, users []ContainerRef, force bool) error {
+// mayDelete says why an image may not be deleted by its id.
+func mayDelete(rec *record, users []ContainerRef, force bool) error {
 	if id := running(users); id != "" {
 		return conflict("unable to delete %s (cannot be forced) - image is being used by running container %s", short(rec.ID), shortID(id))
 	}
 	if force {
 		return nil
-	}
-	if s.holds[holdKey{tenant, rec.ID}] > 0 {
-		return conflict("unable to delete %s (must be forced) - image is being used by a container being created", short(rec.ID))
 	}
 	if len(users) > 0 {
 		return conflict("unable to delete %s (must be forced) - image is being used by stopped container %s", short(rec.ID), shortID(users[0].ID))
@@ -139,7 +136,7 @@ func (s *Store) untag(ctx context.Context, tenant string, rec *record, full stri
 // holds s.mu.
 func (s *Store) forget(ctx context.Context, tenant string, rec *record, used bool) ([]api.DeleteResponse, error) {
 	var err error
-	if used || s.holds[holdKey{tenant, rec.ID}] > 0 {
+	if used || s.fresh(key{tenant, rec.ID}) {
 		next := rec.clone()
 		next.Names, next.Digests, next.Gone = nil, nil, true
 		err = s.save(ctx, tenant, next)
@@ -228,7 +225,7 @@ func (s *Store) pruneOne(ctx context.Context, tenant string, rec *record) (delet
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Changed since it was looked at: somebody wants it.
-	if s.images[tenant][rec.ID] != rec || s.holds[holdKey{tenant, rec.ID}] > 0 {
+	if s.images[tenant][rec.ID] != rec || s.fresh(key{tenant, rec.ID}) {
 		return nil, 0, nil
 	}
 	deleted, err = s.forget(ctx, tenant, rec, false)

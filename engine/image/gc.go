@@ -46,7 +46,7 @@ func (s *Store) collect(ctx context.Context) error {
 		s.mu.Lock()
 		var err error
 		// It may have been pulled again in between.
-		if r := s.images[g.tenant][g.id]; r != nil && r.Gone && s.holds[g] == 0 {
+		if r := s.images[g.tenant][g.id]; r != nil && r.Gone && !s.fresh(g) {
 			err = s.drop(ctx, g.tenant, g.id)
 		}
 		s.mu.Unlock()
@@ -54,6 +54,13 @@ func (s *Store) collect(ctx context.Context) error {
 			return err
 		}
 	}
+	s.mu.Lock()
+	for k := range s.resolved {
+		if !s.fresh(k) {
+			delete(s.resolved, k)
+		}
+	}
+	s.mu.Unlock()
 	trash, err := s.detachLayers()
 	for _, dir := range trash {
 		if err := os.RemoveAll(dir); err != nil {
@@ -67,13 +74,13 @@ func (s *Store) collect(ctx context.Context) error {
 	return err
 }
 
-func (s *Store) gone() (out []holdKey) {
+func (s *Store) gone() (out []key) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for tenant, mine := range s.images {
 		for id, r := range mine {
 			if r.Gone {
-				out = append(out, holdKey{tenant, id})
+				out = append(out, key{tenant, id})
 			}
 		}
 	}

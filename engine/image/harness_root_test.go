@@ -64,6 +64,7 @@ type server struct {
 	t      *testing.T
 	mux    *httpapi.Router
 	users  map[string][]ContainerRef // by tenant and image id
+	now    time.Time
 	events []string
 }
 
@@ -85,10 +86,10 @@ func serve(t *testing.T, change func(*Config)) *server {
 
 func reopen(t *testing.T, data string, change func(*Config)) *server {
 	t.Helper()
-	srv := &server{t: t, users: map[string][]ContainerRef{}}
+	srv := &server{t: t, users: map[string][]ContainerRef{}, now: time.Unix(1800000000, 0).UTC()}
 	cfg := Config{
 		Data: data, Unpack: unpack.Config{Path: binary, Base: testBase}, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-		Now:   func() time.Time { return time.Unix(1800000000, 0).UTC() },
+		Now:   func() time.Time { return srv.now },
 		InUse: func(tenant, id string) []ContainerRef { return srv.users[tenant+" "+id] },
 		Event: func(tenant string, action events.Action, _ string, attrs map[string]string) {
 			srv.events = append(srv.events, fmt.Sprintf("%s %s %s", tenant, action, attrs["name"]))

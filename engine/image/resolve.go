@@ -29,7 +29,8 @@ type Image struct {
 // Resolve finds a tenant's image by name, name@digest, id or unique id prefix. A platform ("linux/arm64"), if not empty,
 // must be the image's. An unknown image is errdefs.ErrNotFound with Docker's text.
 //
-// Nothing keeps the image from being removed afterwards: use Hold until the container is known to Config.InUse.
+// Its layers stay on disk for a while (grace) even if the image is deleted at once, so that a container that is being made
+// of it, and that Config.InUse does not list yet, finds them.
 func (s *Store) Resolve(ctx context.Context, tenant, ref, platform string) (Image, error) {
 	r, _, err := s.lookup(tenant, ref)
 	if err != nil {
@@ -38,7 +39,20 @@ func (s *Store) Resolve(ctx context.Context, tenant, ref, platform string) (Imag
 	if err := r.matches(ref, platform); err != nil {
 		return Image{}, err
 	}
+	s.mu.Lock()
+	s.resolved[key{tenant, r.ID}] = s.cfg.Now()
+	gone := s.images[tenant][r.ID] == nil
+	s.mu.Unlock()
+	if gone { // in between
+		return Image{}, noSuchImage(ref)
+	}
 	return s.describe(ctx, tenant, r, ref)
+}
+
+// fresh tells whether an image was resolved a short time ago. The caller holds s.mu.
+func (s *Store) fresh(k key) bool {
+	at, ok := s.resolved[k]
+	return ok && s.cfg.Now().Sub(at) < grace
 }
 
 // ByID returns the image of an existing container, also when it has been deleted since.
@@ -50,24 +64,6 @@ func (s *Store) ByID(ctx context.Context, tenant, id string) (Image, error) {
 		return Image{}, noSuchImage(id)
 	}
 	return s.describe(ctx, tenant, r, id)
-}
-
-// Hold keeps an image from being removed until release is called.
-func (s *Store) Hold(tenant, id string) (release func(), _ error) {
-	k := holdKey{tenant, digest.Digest(id)}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r := s.images[tenant][k.id]; r == nil || r.Gone {
-		return nil, noSuchImage(id)
-	}
-	s.holds[k]++
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.holds[k]--; s.holds[k] == 0 {
-			delete(s.holds, k)
-		}
-	}, nil
 }
 
 // Names returns the names of an image as people write them, or nil.

@@ -32,8 +32,11 @@ import (
 // leaseTime is how long what an interrupted operation has brought is kept.
 const leaseTime = 24 * time.Hour
 
-// sweepEvery is how often expired leases are looked for.
-const sweepEvery = time.Hour
+// grace is how long the layers of an image stay after it was resolved.
+const grace = 5 * time.Minute
+
+// sweepEvery is how often expired leases and deleted images are looked for.
+const sweepEvery = 10 * time.Minute
 
 // Config is what a Store needs. InUse and Event may be nil. InUse is called without locks held; Event may be called with
 // the store's lock held and must not call the Store.
@@ -73,7 +76,8 @@ type Store struct {
 	images map[string]map[digest.Digest]*record // by tenant
 	layers map[digest.Digest]*layer             // by chain id
 	pins   map[digest.Digest]int                // chain ids in use by running operations
-	holds  map[holdKey]int
+	// resolved is when images were last looked up for a container.
+	resolved map[key]time.Time
 
 	sweep      chan struct{}
 	collecting sync.Mutex
@@ -81,7 +85,8 @@ type Store struct {
 	done       sync.WaitGroup
 }
 
-type holdKey struct {
+// key is an image of a tenant.
+type key struct {
 	tenant string
 	id     digest.Digest
 }
@@ -117,7 +122,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{
 		cfg: cfg, dir: filepath.Join(cfg.Data, "store", "layers"), unpacking: make(chan struct{}, 2),
 		images: map[string]map[digest.Digest]*record{}, layers: map[digest.Digest]*layer{},
-		pins: map[digest.Digest]int{}, holds: map[holdKey]int{}, sweep: make(chan struct{}, 1),
+		pins: map[digest.Digest]int{}, resolved: map[key]time.Time{}, sweep: make(chan struct{}, 1),
 	}
 	// Containers pass through these folders on the way to their layers, but may not list them.
 	for _, d := range []string{filepath.Dir(s.dir), s.dir} {
