@@ -28,7 +28,7 @@ func document() string {
 
 Made from the gate's own tables by `+"`go test ./gate -run TestDocument -update`"+`; a test compares it.
 
-API versions %s to %s. %d of %d endpoints are implemented; the others answer 501 with the reason given here. Unknown query
+API versions %s to %s. %d of %d endpoints are implemented; the others answer 501 (or 404) with the reason given here. Unknown query
 parameters, unknown, repeated or differently spelled JSON fields and anything after the JSON are answered with 400.
 
 ## Endpoints
@@ -40,6 +40,9 @@ parameters, unknown, repeated or differently spelled JSON fields and anything af
 		state := "yes"
 		if r.Missing != "" {
 			state = "501: " + r.Missing
+			if r.Absent {
+				state = "404: " + r.Missing
+			}
 		}
 		fmt.Fprintf(&b, "| %s %s | %s | %s |\n", r.Method, strings.ReplaceAll(r.Pattern, "...", ""), r.Op, state)
 	}

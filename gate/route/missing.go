@@ -10,7 +10,7 @@ var missingRoutes = []Route{
 	{Method: "GET", Pattern: "/plugins/privileges", Op: "GetPluginPrivileges", Missing: noPlugins},
 	{Method: "POST", Pattern: "/plugins/pull", Op: "PluginPull", Missing: noPlugins},
 	{Method: "POST", Pattern: "/plugins/create", Op: "PluginCreate", Missing: noPlugins},
-	{Method: "GET", Pattern: "/plugins/{name...}/json", Op: "PluginInspect", Missing: noPlugins},
+	{Method: "GET", Pattern: "/plugins/{name...}/json", Op: "PluginInspect", Missing: noPlugins, Absent: true},
 	{Method: "DELETE", Pattern: "/plugins/{name...}", Op: "PluginDelete", Missing: noPlugins},
 	{Method: "POST", Pattern: "/plugins/{name...}/enable", Op: "PluginEnable", Missing: noPlugins},
 	{Method: "POST", Pattern: "/plugins/{name...}/disable", Op: "PluginDisable", Missing: noPlugins},

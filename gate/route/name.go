@@ -34,6 +34,12 @@ func (r *Route) parseName(segments []string) (string, error) {
 	if ok {
 		return name, nil
 	}
+	return "", r.noObject(name)
+}
+
+// noObject is Docker's answer for a name that does not exist.
+func (r *Route) noObject(name string) error {
+	kind, _, _ := strings.Cut(r.Pattern[1:], "/")
 	text := "no such object: " + name
 	switch kind {
 	case "containers":
@@ -44,10 +50,12 @@ func (r *Route) parseName(segments []string) (string, error) {
 		text = "No such exec instance: " + name
 	case "volumes":
 		text = "get " + name + ": no such volume"
+	case "plugins":
+		text = "plugin \"" + name + "\" not found"
 	case "networks":
 		text = "network " + name + " not found"
 	}
-	return "", refusal.New(http.StatusNotFound, "no-object", "%s", text)
+	return refusal.New(http.StatusNotFound, "no-object", "%s", text)
 }
 
 func wholeSegments(name string) bool {

@@ -75,6 +75,7 @@ type Route struct {
 	Auth    bool   // takes X-Registry-Auth
 	Quiet   bool   // reads nothing and changes nothing: no audit record
 	Missing string // why it is not implemented; empty: it is
+	Absent  bool   // of a missing one: no such object exists, so its name is not found; clients ask one kind after the other
 }
 
 // Match is a request line that was understood.
@@ -129,6 +130,9 @@ func Parse(method, target string) (*Match, error) {
 		m := &Match{Route: r, Version: version, RawQuery: query}
 		if m.Name, err = r.parseName(name); err != nil {
 			return nil, err
+		}
+		if r.Absent {
+			return m, r.noObject(m.Name)
 		}
 		if r.Missing != "" {
 			return m, refusal.New(http.StatusNotImplemented, "not-implemented", "%s %s is not implemented by this server: %s", r.Method, r.Pattern, r.Missing)

@@ -79,6 +79,7 @@ func TestParse(t *testing.T) {
 		{line: "GET /exec/%20/json", want: "No such exec instance", code: 404},
 		{line: "GET /containers/" + strings.Repeat("a", 300) + "/json", want: "No such container", code: 404},
 
+		{line: "GET /plugins/a/b:c/json", want: `plugin "a/b:c" not found`, code: 404},
 		{line: "POST /plugins/pull", want: "not implemented", code: 501},
 		{line: "POST /build", want: "not implemented", code: 501},
 		{line: "POST /v1.50/containers/a/checkpoints", want: "not implemented", code: 501},
