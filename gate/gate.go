@@ -32,6 +32,7 @@ import (
 const (
 	maxConns       = 2048
 	maxConnsPerUID = 512
+	maxBodies      = 16 // decoded at once per uid
 	maxHeader      = 64 << 10
 	headTimeout    = 10 * time.Second
 	bodyTimeout    = 30 * time.Second // for a whole JSON body
@@ -53,6 +54,7 @@ type Gate struct {
 	audit    *audit.Log
 	engine   *forward.Engine
 	grants   grantor
+	bodies   *turns
 	hosts    []string // values of Host besides the fixed ones
 	server   string   // value of the Server header
 	log      *slog.Logger
@@ -66,6 +68,7 @@ func New(s setting.Gate, log *audit.Log, logger *slog.Logger) *Gate {
 		audit:    log,
 		engine:   forward.New(s.EngineSocket, logger),
 		grants:   grantd{seqpacket.NewClient(s.GrantdSocket)},
+		bodies:   newTurns(maxBodies),
 		server:   "Stockade/" + s.Version,
 		log:      logger,
 	}

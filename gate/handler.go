@@ -50,7 +50,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rec.UID, rec.PID, rec.Tenant, rec.Admin = c.caller.UID, c.caller.PID, c.caller.Tenant, c.caller.Admin
-	d, err := g.decide(w, r, c, &rec)
+	done := func() {}
+	defer func() { done() }()
+	d, err := g.decide(w, r, c, &rec, &done)
 	if err != nil {
 		g.refuse(w, r, rec, err)
 		return
@@ -63,6 +65,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			writeError(w, &refusal.Refusal{Status: http.StatusInternalServerError, Rule: "audit", Text: "the audit record cannot be written; nothing was done"})
 			return
 		}
+	}
+	if d.match.Stream == route.Upgrade {
+		done() // its body is small, and the stream may last
 	}
 	if err := g.carryOut(w, r, c, d); err != nil {
 		g.refuse(w, r, rec, err)
@@ -93,8 +98,9 @@ func writeError(w http.ResponseWriter, no *refusal.Refusal) {
 	_, _ = w.Write(append(body, '\n')) // the client may be gone
 }
 
-// decide reads the whole request but for opaque streams, and decides. It has no effect.
-func (g *Gate) decide(w http.ResponseWriter, r *http.Request, c *client, rec *audit.Record) (*decision, error) {
+// decide reads the whole request but for opaque streams, and decides. It has no effect. done is set to what ends the
+// turn of a request with a body.
+func (g *Gate) decide(w http.ResponseWriter, r *http.Request, c *client, rec *audit.Record, done *func()) (*decision, error) {
 	if err := g.checkHead(r); err != nil {
 		return nil, err
 	}
@@ -131,6 +137,12 @@ func (g *Gate) decide(w http.ResponseWriter, r *http.Request, c *client, rec *au
 	if d.raw = m.Stream == route.Upload && d.query.Get("fromImage") == ""; d.raw {
 		return d, nil
 	}
+	if m.Body != nil {
+		if *done, err = g.bodies.wait(r.Context(), c.caller.UID); err != nil {
+			*done = func() {}
+			return nil, err
+		}
+	}
 	// A body that trickles in must not hold the request for ever.
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
@@ -166,6 +178,9 @@ func (g *Gate) check(c *client, d *decision, rec *audit.Record) error {
 	case nil, *registry.AuthConfig, *container.ExecStartRequest:
 		return nil // nothing in them is a privilege
 	case *container.CreateRequest:
+		if rec.Object == "" && body.Config != nil {
+			rec.Object = body.Image
+		}
 		var err error
 		d.binds, err = g.policy.Create(caller, body)
 		for _, b := range d.binds {

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"sync"
@@ -71,5 +72,34 @@ func (l *limiter) give(uid uint32) {
 	l.total--
 	if l.uids[uid]--; l.uids[uid] == 0 {
 		delete(l.uids, uid)
+	}
+}
+
+// turns bounds how many decoded bodies each uid has in memory at once; more wait.
+//
+// SECURITY(T-801): a body of the largest size becomes several times as large when it is decoded.
+type turns struct {
+	perUID int
+
+	mu   sync.Mutex
+	uids map[uint32]chan struct{} // as many as there are users of the socket
+}
+
+func newTurns(perUID int) *turns { return &turns{perUID: perUID, uids: map[uint32]chan struct{}{}} }
+
+// wait takes a turn; done gives it back and may be called more than once.
+func (t *turns) wait(ctx context.Context, uid uint32) (done func(), err error) {
+	t.mu.Lock()
+	slots := t.uids[uid]
+	if slots == nil {
+		slots = make(chan struct{}, t.perUID)
+		t.uids[uid] = slots
+	}
+	t.mu.Unlock()
+	select {
+	case slots <- struct{}{}:
+		return sync.OnceFunc(func() { <-slots }), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }

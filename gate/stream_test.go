@@ -2,6 +2,7 @@ package gate
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -151,5 +152,26 @@ func TestHangUp(t *testing.T) {
 	case <-gone:
 	case <-time.After(30 * time.Second):
 		t.Error("the stream to the engine is still open")
+	}
+}
+
+func TestTurns(t *testing.T) {
+	turns := newTurns(1)
+	done, err := turns.wait(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := turns.wait(ctx, 1); err == nil {
+		t.Error("two turns at once")
+	}
+	if _, err := turns.wait(t.Context(), 2); err != nil {
+		t.Errorf("another user waits: %v", err)
+	}
+	done()
+	done()
+	if _, err := turns.wait(t.Context(), 1); err != nil {
+		t.Errorf("after the first: %v", err)
 	}
 }
