@@ -236,6 +236,7 @@ const (
 	good   = `{"Image":"x","HostConfig":{"Memory":1000}}`
 )
 
+// SECURITY(T-101) SECURITY(T-201) SECURITY(T-203) SECURITY(T-205) SECURITY(T-308).
 // Each of these is refused and not one byte of it reaches the engine; the control shows that the backend would notice.
 func TestRefusedRequestsNeverReachTheEngine(t *testing.T) {
 	s := start(t)
@@ -340,6 +341,7 @@ func TestHeadersAreNotForwarded(t *testing.T) {
 	}
 }
 
+// SECURITY(T-701): a create request reaches the engine only with a grant for each bind.
 func TestGrants(t *testing.T) {
 	body := `{"Image":"x","HostConfig":{"Binds":["/a/:/x:ro","vol:/v","/a:/y"],"Mounts":[{"Type":"bind","Source":"/b","Target":"/z","ReadOnly":true}]}}`
 	t.Run("made", func(t *testing.T) {

@@ -24,6 +24,7 @@ func echo(head string) func(net.Conn, *bufio.Reader) {
 	}
 }
 
+// SECURITY(T-205): one connection to the engine per stream, closed with it; both directions end on their own.
 func TestStreams(t *testing.T) {
 	const raw = "Content-Type: application/vnd.docker.raw-stream\r\n"
 	for _, tc := range []struct {
@@ -109,6 +110,7 @@ func TestEngineGone(t *testing.T) {
 	}
 }
 
+// SECURITY(T-801): one user cannot take the connections or the memory of the others.
 func TestLimits(t *testing.T) {
 	l := &limiter{max: 3, perUID: 2, uids: map[uint32]int{}}
 	for i, tc := range []struct {

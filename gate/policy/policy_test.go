@@ -36,6 +36,8 @@ func host(part string) string { return `{"Image":"busybox","HostConfig":{` + par
 // bindMount wraps options of one bind in Mounts.
 func mounts(part string) string { return host(`"Mounts":[{"Target":"/t",` + part + `}]`) }
 
+// SECURITY(T-301) SECURITY(T-302) SECURITY(T-303) SECURITY(T-304) SECURITY(T-305) SECURITY(T-306) SECURITY(T-307): each
+// field in every spelling that has ever meant something. TestAllowed is the control.
 func TestRefused(t *testing.T) {
 	for _, tc := range []struct{ rule, body string }{
 		{"privileged", host(`"Privileged":true`)},
@@ -289,6 +291,7 @@ func TestRootAndAdministrators(t *testing.T) {
 	}
 }
 
+// SECURITY(T-203) SECURITY(T-308): every other way to get what a creation would not give.
 func TestOtherRequests(t *testing.T) {
 	for _, tc := range []struct {
 		name, rule string
