@@ -151,12 +151,12 @@ func (s *Service) restartLater(c *item, wait time.Duration, stop chan struct{}) 
 	}
 	c.mu.Unlock()
 	v := c.view()
-	if !v.State.Restarting || v.State.Removing {
+	if !v.State.Restarting {
 		c.op.Unlock()
 		return
 	}
 	var err error
-	if stopped {
+	if stopped || v.State.Removing {
 		err = c.force(s.st, func(v *view) { v.State.Running, v.State.Restarting = false, false })
 	} else {
 		err = s.startLocked(ctx, c, false)

@@ -311,6 +311,9 @@ func (e *fakeExec) Start(context.Context) error {
 	case "missing":
 		return &runtime.StartError{Code: 127, Text: `exec failed: unable to start container process: exec: "missing": executable file not found in $PATH`}
 	case "id":
+		if e.out == nil {
+			break
+		}
 		s := fmt.Sprintf("%d:%d\n", e.spec.Process.User.UID, e.spec.Process.User.GID)
 		head := [8]byte{1}
 		binary.BigEndian.PutUint32(head[4:], uint32(len(s)))

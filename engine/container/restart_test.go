@@ -141,6 +141,27 @@ func TestStopDuringBackoff(t *testing.T) {
 	})
 }
 
+func TestRemoveDuringBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close(t)
+		c := w.make(t, container.Config{Cmd: []string{"exit", "1"}}, policy("always", 0))
+		w.mustStart(t, c)
+		time.Sleep(400 * time.Millisecond)
+		if err := w.remove(t.Context(), c, removal{}); err == nil {
+			t.Error("a restarting container was removed without force")
+		}
+		if err := w.remove(t.Context(), c, removal{force: true}); err != nil {
+			t.Fatal(err)
+		}
+		starts := w.rt.startCount()
+		time.Sleep(time.Hour)
+		if len(w.index.all("alice")) != 0 || w.rt.startCount() != starts {
+			t.Error("it is still there")
+		}
+	})
+}
+
 func TestStopTimeout(t *testing.T) {
 	three := 3
 	for _, c := range []struct {

@@ -68,6 +68,13 @@ func AdaptResources(r *container.Resources) {
 	if r.CPUShares > 0 {
 		r.CPUShares = min(max(r.CPUShares, minShares), maxShares)
 	}
+	// The CLI's spellings of "not named".
+	if r.MemorySwappiness != nil && *r.MemorySwappiness == -1 {
+		r.MemorySwappiness = nil
+	}
+	if r.PidsLimit != nil && *r.PidsLimit == 0 {
+		r.PidsLimit = nil
+	}
 	if r.PidsLimit != nil && *r.PidsLimit < 0 {
 		unlimited := int64(-1)
 		r.PidsLimit = &unlimited
