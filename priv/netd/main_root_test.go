@@ -159,6 +159,15 @@ func (b *bench) stop() {
 	b.s = nil
 }
 
+// background runs one of the server's loops until the test ends.
+func (b *bench) background(loop func(context.Context)) context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { loop(ctx); close(done) }()
+	b.t.Cleanup(func() { cancel(); <-done })
+	return ctx
+}
+
 func (b *bench) namespace() *os.File {
 	b.t.Helper()
 	must(b.t, b.conn.Send(helper.None{}))

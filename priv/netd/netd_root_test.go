@@ -237,9 +237,7 @@ func TestRestart(t *testing.T) {
 
 func TestDetach(t *testing.T) {
 	b := newBench(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go b.s.reaper(ctx)
+	ctx := b.background(b.s.reaper)
 	b.container("aa", "172.29.0.2")
 	b.container("cc", "172.29.0.3")
 	_, err := b.publish("aa", tcp("0.0.0.0", 9000, 80), udp("0.0.0.0", 9000, 80), tcp("127.0.0.1", 9001, 80))
@@ -281,9 +279,7 @@ func TestDetach(t *testing.T) {
 
 func TestDetachMany(t *testing.T) {
 	b := newBench(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go b.s.reaper(ctx)
+	ctx := b.background(b.s.reaper)
 	const n = 20
 	for i := range n {
 		id := fmt.Sprintf("e%d", i)
@@ -310,9 +306,7 @@ func TestDetachMany(t *testing.T) {
 
 func TestFlushedRulesComeBack(t *testing.T) {
 	b := newBench(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go b.s.watch(ctx)
+	b.background(b.s.watch)
 	a := b.container("aa", "172.29.0.2")
 	b.serve(a, "a", "0.0.0.0:80")
 	_, err := b.publish("aa", tcp("0.0.0.0", 9000, 80))
@@ -320,7 +314,10 @@ func TestFlushedRulesComeBack(t *testing.T) {
 	until(t, "return of the rules", func() bool {
 		b.nft("flush ruleset") // again and again: the monitor may not listen yet
 		for range 20 {
-			if b.s.rules.intact() {
+			b.s.mu.Lock()
+			ok := b.s.rules.intact()
+			b.s.mu.Unlock()
+			if ok {
 				return true
 			}
 			time.Sleep(10 * time.Millisecond)
