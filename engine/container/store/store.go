@@ -1,10 +1,13 @@
-// Package store keeps the records of containers on disk: one JSON file each, replaced as a whole.
+// Package store keeps the records of containers on disk: one JSON file each, replaced as a whole, and beside it a small
+// file with the state, newer than the record's, that is written without waiting for the disk.
 //
 // Trust: the folder is the engine's own. Invariants: what Put or Delete acknowledged survives a crash of the engine; what
-// a client made or changed survives a power cut. Failure: a failing write leaves the former record.
+// a client made or changed survives a power cut. A file that a power cut emptied costs what it held alone: a record is
+// never replaced without its content being on disk first. Failure: a failing write leaves the former record.
 package store
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -84,11 +87,32 @@ func (s State) Status() container.ContainerState {
 type Store struct {
 	dir string
 
-	mu     sync.Mutex
-	static map[string][sha256.Size]byte // what was last synced of each record, its State left out
+	mu   sync.Mutex
+	last map[string]written
 }
 
-const suffix = ".json"
+// written is what the folder holds of a container.
+type written struct {
+	static [sha256.Size]byte // of the record without its state
+	seq    uint64
+}
+
+// stored is the content of a record's file.
+type stored struct {
+	*Record
+	Seq uint64 `json:"seq"`
+}
+
+// storedState is the content of a state's file; it counts while its number is above the record's.
+type storedState struct {
+	State State  `json:"state"`
+	Seq   uint64 `json:"seq"`
+}
+
+const (
+	suffix      = ".json"
+	stateSuffix = ".state"
+)
 
 // Open opens or makes the folder, and removes what a crash left of a write.
 func Open(dir string) (*Store, error) {
@@ -104,10 +128,23 @@ func Open(dir string) (*Store, error) {
 			return nil, fmt.Errorf("remove half-written record: %w", err)
 		}
 	}
-	return &Store{dir: dir, static: map[string][sha256.Size]byte{}}, nil
+	states, err := filepath.Glob(filepath.Join(dir, "*"+stateSuffix))
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range states {
+		if _, err := os.Lstat(strings.TrimSuffix(f, stateSuffix) + suffix); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err := os.Remove(f); err != nil {
+			return nil, fmt.Errorf("remove state without a record: %w", err)
+		}
+	}
+	return &Store{dir: dir, last: map[string]written{}}, nil
 }
 
-func (s *Store) path(id string) string { return filepath.Join(s.dir, id+suffix) }
+func (s *Store) path(id string) string      { return filepath.Join(s.dir, id+suffix) }
+func (s *Store) statePath(id string) string { return filepath.Join(s.dir, id+stateSuffix) }
 
 // All reads every record, in the order of ids.
 func (s *Store) All() ([]*Record, error) {
@@ -121,56 +158,93 @@ func (s *Store) All() ([]*Record, error) {
 		if !ok {
 			continue
 		}
-		data, err := os.ReadFile(s.path(id))
+		r, err := s.read(id)
 		if err != nil {
 			return nil, fmt.Errorf("record of container %s: %w", id, err)
 		}
-		r := new(Record)
-		if err := json.Unmarshal(data, r); err != nil {
-			return nil, fmt.Errorf("record of container %s: %w", id, err)
+		if r != nil {
+			out = append(out, r)
 		}
-		out = append(out, r)
 	}
 	return out, nil
 }
 
-// needsSync tells whether a power cut must not undo a change. What a container does at the moment is over after a power
-// cut, except that restart policies ask whether it was stopped by hand; a container that removes itself at its end is
-// removed then.
-func (s *Store) needsSync(r *Record) (bool, [sha256.Size]byte, error) {
+// read reads one record; nil without an error is one that a power cut emptied before its container was acknowledged as
+// lasting (see lasting), and that is removed.
+func (s *Store) read(id string) (*Record, error) {
+	data, err := os.ReadFile(s.path(id))
+	if err != nil {
+		return nil, err
+	}
+	if len(bytes.Trim(data, "\x00")) == 0 {
+		return nil, s.Delete(id)
+	}
+	rec := stored{Record: new(Record)}
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return nil, err
+	}
+	var newer storedState
+	// One that is missing or cut off leaves the record's own state: the start of the engine finds out what is true.
+	if data, err := os.ReadFile(s.statePath(id)); err == nil && json.Unmarshal(data, &newer) == nil && newer.Seq > rec.Seq {
+		rec.State, rec.Seq = newer.State, newer.Seq
+	}
+	sum, err := static(rec.Record)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.last[id] = written{static: sum, seq: rec.Seq}
+	s.mu.Unlock()
+	return rec.Record, nil
+}
+
+func static(r *Record) (sum [sha256.Size]byte, err error) {
 	still := *r
 	still.State = State{}
 	b, err := json.Marshal(still)
 	if err != nil {
-		return false, [sha256.Size]byte{}, err
+		return sum, err
 	}
-	sum := sha256.Sum256(b)
-	if r.Host != nil && r.Host.AutoRemove {
-		return false, sum, nil
-	}
-	if r.Host != nil && !r.Host.RestartPolicy.IsNone() {
-		return true, sum, nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.static[r.ID] != sum, sum, nil
+	return sha256.Sum256(b), nil
 }
 
-// Put writes a record. A killed engine finds it; see needsSync for power cuts.
+// lasting tells whether a container is there after a power cut: one that removes itself at its end is not.
+func lasting(r *Record) bool { return r.Host == nil || !r.Host.AutoRemove }
+
+// stateMatters tells whether a power cut must not undo a change of the state alone. What a container does at the moment
+// is over after a power cut, but restart policies ask how it ended and whether it was stopped by hand.
+func stateMatters(r *Record) bool { return r.Host != nil && !r.Host.RestartPolicy.IsNone() }
+
+// Put writes a record. A killed engine finds it; see lasting and stateMatters for power cuts.
 func (s *Store) Put(r *Record) error {
-	b, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("record of container %s: %w", r.ID, err)
-	}
-	sync, sum, err := s.needsSync(r)
-	if err == nil {
-		err = s.write(s.path(r.ID), b, sync)
-	}
-	if err != nil {
+	if err := s.put(r); err != nil {
 		return fmt.Errorf("write record of container %s: %w", r.ID, err)
 	}
+	return nil
+}
+
+func (s *Store) put(r *Record) error {
+	sum, err := static(r)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
-	s.static[r.ID] = sum
+	last, known := s.last[r.ID]
+	s.mu.Unlock()
+	next := written{static: sum, seq: last.seq + 1}
+	var data []byte
+	if known && last.static == sum && !stateMatters(r) {
+		if data, err = json.Marshal(storedState{State: r.State, Seq: next.seq}); err == nil {
+			err = s.write(s.statePath(r.ID), data, false)
+		}
+	} else if data, err = json.Marshal(stored{Record: r, Seq: next.seq}); err == nil {
+		err = s.write(s.path(r.ID), data, lasting(r))
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.last[r.ID] = next
 	s.mu.Unlock()
 	return nil
 }
@@ -205,10 +279,12 @@ func (s *Store) write(path string, data []byte, sync bool) error {
 // Delete removes a record; a missing one is no error.
 func (s *Store) Delete(id string) error {
 	s.mu.Lock()
-	delete(s.static, id)
+	delete(s.last, id)
 	s.mu.Unlock()
-	if err := os.Remove(s.path(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("delete record of container %s: %w", id, err)
+	for _, path := range []string{s.path(id), s.statePath(id)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("delete record of container %s: %w", id, err)
+		}
 	}
 	return nil
 }
