@@ -103,7 +103,7 @@ func (s *Store) Commit(ctx context.Context, tenant string, c Commit) (string, er
 
 // build makes an image of a parent, or of nothing, and one more layer.
 func (s *Store) build(ctx context.Context, tenant string, parent *record, cfg dockerspec.DockerOCIImage, step ocispec.History, diff io.Reader, names []string) (*record, error) {
-	ctx, release, err := s.lease(ctx, tenant)
+	ctx, release, err := s.lease(ctx, tenant, false)
 	if err != nil {
 		return nil, err
 	}

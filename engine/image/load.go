@@ -73,7 +73,7 @@ func (s *Store) loadArchive(ctx context.Context, tenant string, body io.Reader, 
 	if err != nil {
 		return nil, err
 	}
-	lctx, release, err := s.lease(ctx, tenant)
+	lctx, release, err := s.lease(ctx, tenant, false)
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func (s *Store) fetch(ctx context.Context, tenant string, named reference.Named,
 		return nil, err
 	}
 	defer rm.close()
-	ctx, release, err := s.lease(ctx, tenant)
+	ctx, release, err := s.lease(ctx, tenant, true)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,9 @@ import (
 // leaseTime is how long what an interrupted operation has brought is kept.
 const leaseTime = 24 * time.Hour
 
+// labelResumable marks leases of operations that another try can continue.
+const labelResumable = "stockade/resumable"
+
 // grace is how long the layers of an image stay after it was resolved.
 const grace = 5 * time.Minute
 
@@ -154,6 +157,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	if err == nil {
 		err = s.tidy()
+	}
+	if err == nil {
+		err = s.endLeases(ctx)
 	}
 	if err != nil {
 		s.bolt.Close()
@@ -313,9 +319,15 @@ func inTenant(ctx context.Context, tenant string) context.Context {
 
 // lease keeps every blob that is written or found with the returned context until release, also after a failure when
 // keep is set.
-func (s *Store) lease(ctx context.Context, tenant string) (_ context.Context, release func(keep bool), _ error) {
+//
+// A resumable lease outlives a crash, too.
+func (s *Store) lease(ctx context.Context, tenant string, resumable bool) (_ context.Context, release func(keep bool), _ error) {
 	ctx = inTenant(ctx, tenant)
-	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime))
+	opts := []leases.Opt{leases.WithRandomID(), leases.WithExpiration(leaseTime)}
+	if resumable {
+		opts = append(opts, leases.WithLabel(labelResumable, "1"))
+	}
+	l, err := s.leases.Create(ctx, opts...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("lease: %w", err)
 	}
@@ -328,6 +340,26 @@ func (s *Store) lease(ctx context.Context, tenant string) (_ context.Context, re
 		}
 		s.Sweep()
 	}, nil
+}
+
+// endLeases ends what operations of an earlier run held and cannot go on with.
+func (s *Store) endLeases(ctx context.Context) error {
+	var tenants []string
+	err := s.db.View(func(tx *bolt.Tx) (err error) {
+		tenants, err = metadata.NewNamespaceStore(tx).List(ctx)
+		return err
+	})
+	for _, ns := range tenants {
+		nsctx := namespaces.WithNamespace(ctx, ns)
+		held, listErr := s.leases.List(nsctx)
+		err = errors.Join(err, listErr)
+		for _, l := range held {
+			if l.Labels[labelResumable] == "" {
+				err = errors.Join(err, s.leases.Delete(nsctx, l))
+			}
+		}
+	}
+	return err
 }
 
 // keyed is one lock per key.

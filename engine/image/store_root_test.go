@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
 	api "github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
@@ -328,7 +329,19 @@ func TestReopen(t *testing.T) {
 	s := serve(t, nil)
 	img := sampleImage(t, "x", tarOf(t, "f", "x"))
 	s.mustLoad(dockerArchive(t, img, "x:1"), "")
-	// A layer that was not finished, and one that was not recorded.
+	// An upload that was not finished,
+	ctx, _, err := s.lease(t.Context(), "a", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := content.OpenWriter(ctx, s.blobs, content.WithRef("upload"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	// a layer that was not finished, and one that was not recorded.
 	for _, name := range []string{tempPrefix + "123/fs/d", strings.Repeat("0", 64) + "/fs"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, name), 0o700); err != nil {
 			t.Fatal(err)
@@ -338,8 +351,12 @@ func TestReopen(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = reopen(t, s.cfg.Data, nil)
+	s.collectNow()
 	if got := s.onDisk(); len(got) != 1 {
 		t.Errorf("layers: %v", got)
+	}
+	if left, err := os.ReadDir(filepath.Join(s.cfg.Data, "content", "ingest")); err != nil || len(left) != 0 {
+		t.Errorf("uploads: %v, %v", left, err)
 	}
 	if got := ok[api.InspectResponse](s, "GET", "/images/x:1/json", nil); got.ID != img.id() {
 		t.Errorf("inspect: %+v", got)
