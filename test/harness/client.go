@@ -129,36 +129,46 @@ func (s *Server) Must(t testing.TB, args ...string) string {
 // Dial connects to the API socket as u: the kernel records u's ids and groups with the connection.
 func (s *Server) Dial(u User) (net.Conn, error) { return DialAs(Socket, u) }
 
-// DialAs connects to a stream socket as u.
-func DialAs(path string, u User) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
+// As carries do out on a thread that has u's identity and no capability, and that ends afterwards.
+func As(u User, do func() error) error {
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread with u's identity ends with the goroutine
-		conn, err := dialOnThread(path, u)
-		done <- result{conn, err}
+		if err := become(u); err != nil {
+			done <- fmt.Errorf("become %s: %w", u.Name, err)
+			return
+		}
+		done <- do()
 	}()
-	r := <-done
-	return r.conn, r.err
+	return <-done
 }
 
-func dialOnThread(path string, u User) (net.Conn, error) {
-	if err := become(u); err != nil {
-		return nil, fmt.Errorf("become %s: %w", u.Name, err)
-	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// Lookup returns a user of the host, for example one of the server's own.
+func Lookup(t testing.TB, name string) User {
+	t.Helper()
+	u, err := lookup(name)
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		return nil, fmt.Errorf("connect %s as %s: %w", path, u.Name, err)
-	}
-	return net.FileConn(f)
+	return u
+}
+
+// DialAs connects to a stream socket as u.
+func DialAs(path string, u User) (conn net.Conn, err error) {
+	err = As(u, func() error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		f := os.NewFile(uintptr(fd), path)
+		defer f.Close()
+		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+			return fmt.Errorf("connect %s as %s: %w", path, u.Name, err)
+		}
+		conn, err = net.FileConn(f)
+		return err
+	})
+	return conn, err
 }
 
 // Client returns an HTTP client of the API whose connections are u's. Use URLs of the form http://localhost/v1.51/….
