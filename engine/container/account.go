@@ -9,15 +9,17 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"stockade/engine/container/spec"
 	"stockade/engine/container/store"
 )
 
 // accounts remembers the user files of images: opening a root for each start costs more than the start of small
-// containers. An entry is used only while the container's writable layer has no /etc of its own.
+// containers. An entry is used only while the container's writable layer does not change them.
 type accounts struct {
 	mu    sync.Mutex
-	users map[string]spec.Users // layers → files
+	users map[string]spec.Users // tenant and layers → files
 }
 
 // Bounds of what is remembered: images and bytes of one image's files.
@@ -36,9 +38,8 @@ func (s *Service) account(ctx context.Context, rec *store.Record, user string) (
 }
 
 func (s *Service) userFiles(ctx context.Context, rec *store.Record) (spec.Users, error) {
-	key := strings.Join(rec.Layers, ",")
-	_, err := os.Lstat(filepath.Join(s.cfg.Settings.Data, "store", "rw", rec.ID, "upper", "etc"))
-	pristine := errors.Is(err, os.ErrNotExist)
+	key := rec.Tenant + "/" + strings.Join(rec.Layers, ",")
+	pristine := imageUserFiles(filepath.Join(s.cfg.Settings.Data, "store", "rw", rec.ID, "upper", "etc"))
 	if pristine {
 		s.accounts.mu.Lock()
 		u, ok := s.accounts.users[key]
@@ -55,7 +56,9 @@ func (s *Service) userFiles(ctx context.Context, rec *store.Record) (spec.Users,
 	if err := errors.Join(err, root.Close()); err != nil {
 		return spec.Users{}, err
 	}
-	if pristine && len(u.Passwd)+len(u.Group) <= maxAccountSize {
+	// SECURITY(T-204): what a running container can write while we read is not remembered for others, and nothing for
+	// another tenant's.
+	if pristine && !rec.State.Running && len(u.Passwd)+len(u.Group) <= maxAccountSize {
 		s.accounts.mu.Lock()
 		defer s.accounts.mu.Unlock()
 		if s.accounts.users == nil || len(s.accounts.users) >= maxAccounts {
@@ -64,4 +67,28 @@ func (s *Service) userFiles(ctx context.Context, rec *store.Record) (spec.Users,
 		s.accounts.users[key] = u
 	}
 	return u, nil
+}
+
+// imageUserFiles tells whether the image's user files are the container's: its writable layer, whose /etc is at etc, has
+// neither of its own nor hides the image's folder. (The files that the engine shows in /etc leave mount points there.)
+// A container that changes its folder meanwhile changes its own answer only.
+func imageUserFiles(etc string) bool {
+	info, err := os.Lstat(etc)
+	if errors.Is(err, os.ErrNotExist) {
+		return true
+	}
+	if err != nil || !info.IsDir() {
+		return false
+	}
+	for _, name := range []string{"passwd", "group"} {
+		if _, err := os.Lstat(filepath.Join(etc, name)); !errors.Is(err, os.ErrNotExist) {
+			return false
+		}
+	}
+	for _, attr := range []string{"user.overlay.opaque", "trusted.overlay.opaque"} {
+		if n, err := unix.Lgetxattr(etc, attr, nil); err == nil && n > 0 {
+			return false
+		}
+	}
+	return true
 }

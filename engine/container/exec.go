@@ -217,8 +217,9 @@ func execError(err error) error {
 		return fmt.Errorf("exec: %w", err)
 	}
 	_, text := startError("", se)
-	msg := strings.TrimPrefix(text.Error(), "failed to create task for container: ")
-	return &httpapi.Error{Class: errdefs.ErrInvalidArgument, Message: "OCI runtime exec failed: " + msg}
+	const prefix = "OCI runtime exec failed: "
+	msg := strings.TrimPrefix(strings.TrimPrefix(text.Error(), "failed to create task for container: "), prefix)
+	return &httpapi.Error{Class: errdefs.ErrInvalidArgument, Message: prefix + msg}
 }
 
 func exitOf(err error) int {

@@ -224,6 +224,10 @@ func (t *fakeTask) Skipped() []helper.Skipped           { return nil }
 func (t *fakeTask) Pids(context.Context) ([]int, error) { return []int{os.Getpid()}, nil }
 
 func (t *fakeTask) Kill(_ context.Context, signal int) error {
+	if t.spec.OCI.Process.Args[0] == "dying" { // the process is gone, its end not yet seen
+		time.AfterFunc(50*time.Millisecond, func() { t.finish(0) })
+		return errdefs.ErrFailedPrecondition
+	}
 	if signal == sigkill || t.spec.OCI.Process.Args[0] != "stubborn" {
 		t.finish(128 + signal)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -295,4 +296,38 @@ func TestParseSignal(t *testing.T) {
 			t.Errorf("%q was accepted", bad)
 		}
 	}
+}
+
+func TestUserFilesOfTheImage(t *testing.T) {
+	w := newWorld(t)
+	defer w.close(t)
+	c := w.make(t, container.Config{}, container.HostConfig{})
+	etc := filepath.Join(w.data, "store", "rw", c.view().ID, "upper", "etc")
+	look := func(opened int) {
+		t.Helper()
+		a, err := w.account(t.Context(), &c.view().Record, "app")
+		if err != nil || a.UID != 1000 || w.rt.rootOpen != opened {
+			t.Fatalf("%+v, %v, opened %d times", a, err, w.rt.rootOpen)
+		}
+	}
+	look(1)
+	look(1)
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(etc, "hosts"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	look(1) // a mount point changes nothing
+	if err := os.WriteFile(filepath.Join(etc, "passwd"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	look(2)
+	if err := os.RemoveAll(etc); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", etc); err != nil {
+		t.Fatal(err)
+	}
+	look(3)
 }

@@ -162,6 +162,22 @@ func TestRemoveDuringBackoff(t *testing.T) {
 	})
 }
 
+func TestStopOfAnEndedProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close(t)
+		c := w.make(t, container.Config{Cmd: []string{"dying"}}, container.HostConfig{})
+		w.mustStart(t, c)
+		if err := w.stop(t.Context(), c, stopOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.mustStart(t, c)
+		if err := w.remove(t.Context(), c, removal{force: true}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func TestStopTimeout(t *testing.T) {
 	three := 3
 	for _, c := range []struct {

@@ -191,16 +191,13 @@ func (s *Service) signal(ctx context.Context, c *item, signal int) error {
 	if v.State.Restarting || v.Task == nil {
 		return nil // it ends instead of being restarted
 	}
-	if err := v.Task.Kill(ctx, signal); err != nil {
-		select {
-		case <-v.Task.Done():
-		default:
-			return fmt.Errorf("signal container: %w", err)
-		}
+	// A process that has just ended gets no signal; its end will be seen in a moment.
+	if err := v.Task.Kill(ctx, signal); err != nil && !errdefs.IsFailedPrecondition(err) {
+		return fmt.Errorf("signal container: %w", err)
 	}
 	if final && v.State.Paused {
 		// A frozen process gets no signal.
-		if err := v.Task.Resume(ctx); err != nil {
+		if err := v.Task.Resume(ctx); err != nil && !errdefs.IsFailedPrecondition(err) {
 			return fmt.Errorf("unpause container: %w", err)
 		}
 		if err := c.update(s.st, func(v *view) { v.State.Paused = false }); err != nil {
