@@ -46,6 +46,7 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "stockade-unpack")
 		cmd := exec.Command("go", "build", "-o", binary, "stockade/cmd/stockade-unpack")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // the child changes all of its threads
 		cmd.Stderr = os.Stderr
 		if err := cmd.Run(); err != nil {
 			return 1

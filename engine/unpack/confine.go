@@ -32,6 +32,7 @@ var allowed = []string{
 }
 
 // confine gives up, in all threads, what writing the layer does not need. It comes before the first byte is parsed.
+// Changing all threads works in a program without cgo only; with it, this is an error and nothing is unpacked.
 func confine(l Limits) error {
 	unix.Umask(0)
 	if err := unix.Fchdir(rootFD); err != nil {
