@@ -148,7 +148,7 @@ const Nsenter = "/usr/bin/nsenter"
 func program(path string) error {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(real, &st); err != nil {
