@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -46,8 +47,14 @@ func (s *Service) handleTop(w http.ResponseWriter, r *http.Request, sc scope.Sco
 
 // top lists processes as the host's ps prints them; a host without ps has the columns of "ps -ef" only.
 func top(ctx context.Context, args string, pids []int) (*container.TopResponse, error) {
-	path, err := exec.LookPath("ps")
-	if err != nil {
+	path := ""
+	for _, p := range []string{"/bin/ps", "/usr/bin/ps"} {
+		if _, err := os.Stat(p); err == nil {
+			path = p
+			break
+		}
+	}
+	if path == "" {
 		if args != "-ef" {
 			return nil, httpapi.NewError(errdefs.ErrNotImplemented, "this host has no ps: only the default columns are available")
 		}
