@@ -156,7 +156,7 @@ func (s *Store) forget(ctx context.Context, tenant string, rec *record, used boo
 	out = append(out, api.DeleteResponse{Deleted: rec.ID.String()})
 	s.event(tenant, events.ActionDelete, rec, "")
 	if !used {
-		for i := len(rec.Chains) - 1; i >= 0 && !s.needed(rec.Chains[i]); i-- {
+		for i := len(rec.Chains) - 1; i >= 0 && !s.needed(rec.Chains[i], key{tenant, rec.ID}); i-- {
 			out = append(out, api.DeleteResponse{Deleted: rec.Chains[i].String()})
 		}
 	}
@@ -164,14 +164,14 @@ func (s *Store) forget(ctx context.Context, tenant string, rec *record, used boo
 	return out, nil
 }
 
-// needed tells whether any image or operation uses a layer. The caller holds s.mu.
-func (s *Store) needed(chain digest.Digest) bool {
+// needed tells whether any image but one, or any operation, uses a layer. The caller holds s.mu.
+func (s *Store) needed(chain digest.Digest, but key) bool {
 	if s.pins[chain] > 0 {
 		return true
 	}
-	for _, mine := range s.images {
+	for tenant, mine := range s.images {
 		for _, r := range mine {
-			if slices.Contains(r.Chains, chain) {
+			if (key{tenant, r.ID}) != but && slices.Contains(r.Chains, chain) {
 				return true
 			}
 		}
@@ -225,7 +225,7 @@ func (s *Store) pruneOne(ctx context.Context, tenant string, rec *record) (delet
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Changed since it was looked at: somebody wants it.
-	if s.images[tenant][rec.ID] != rec || s.fresh(key{tenant, rec.ID}) {
+	if s.images[tenant][rec.ID] != rec {
 		return nil, 0, nil
 	}
 	deleted, err = s.forget(ctx, tenant, rec, false)
