@@ -124,6 +124,7 @@ func open(ctx context.Context, cfg setting.Engine, log *slog.Logger) (*engine, e
 	if err := e.containers.Reconcile(ctx); err != nil {
 		return nil, fmt.Errorf("find what was running: %w", err)
 	}
+	e.images.Sweep() // what deleted images left: every container is known now
 	files := archive.New(archive.Config{
 		Runner: runner, Store: filepath.Join(cfg.Data, "store"), StoreBase: storeRoot,
 		Containers: archiveContainers{e.containers}, Roots: e.runtime, Images: archiveImages{e.images}, Events: events, Log: log.With("part", "archive"),
