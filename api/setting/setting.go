@@ -55,6 +55,7 @@ type Engine struct {
 	CgroupV2      bool     // host has the unified hierarchy only
 	Insecure      []string // registries (host[:port]) reached without TLS
 	RegistryCA    string   // folder of PEM files trusted for registries besides the system's, or empty
+	ABI32         bool     // containers may make 32-bit system calls
 	NofileHard    uint64   // highest nofile limit that a container may get
 	Version       string
 	GitCommit     string

@@ -122,7 +122,7 @@ func (s *Service) runtimeSpec(ctx context.Context, v *view) (*runtime.Spec, erro
 	_, _, gateway, _ := s.cfg.Networks.Bridge(v.Tenant)
 	return spec.Build(spec.Input{
 		ID: v.ID, Tenant: v.Tenant, Layers: v.Layers, Config: v.Config, HostConfig: v.Host, Mounts: v.Mounts, Account: account,
-		MAC: v.MAC, Gateway: gateway, HostResolv: readResolv(), NofileHard: s.cfg.Settings.NofileHard, LogPath: v.LogPath,
+		MAC: v.MAC, Gateway: gateway, HostResolv: readResolv(), NofileHard: s.cfg.Settings.NofileHard, ABI32: s.cfg.Settings.ABI32, LogPath: v.LogPath,
 		LogAttrs: spec.LogAttrs(v.Host.LogConfig, v.Config), HasInit: s.cfg.Settings.InitPath != "",
 		NoNetwork: v.Host.NetworkMode.IsNone(), ConsoleSize: v.Host.ConsoleSize,
 	})

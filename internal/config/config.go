@@ -35,6 +35,7 @@ type Config struct {
 	Group        string            `toml:"group"`         // whose members may use the API socket; default stockade
 	AdminGroup   string            `toml:"admin_group"`   // whose members may do what policy keeps for administrators; default: nobody but root
 	CgroupParent string            `toml:"cgroup_parent"` // one path component; default stk
+	ABI32        bool              `toml:"abi32"`         // containers may make 32-bit system calls; default false
 	LowPorts     []uint16          `toml:"low_ports"`     // host ports below 1024 that may be published; default 80 and 443
 	BindPrefixes []string          `toml:"bind_prefixes"` // root's own bind mounts lie beneath these
 	IDs          IDs               `toml:"ids"`

@@ -67,6 +67,7 @@ func (s *Supervisor) handover(name string, pair *os.File) (any, []named) {
 			CgroupV2:      s.cgroups.V2,
 			Insecure:      s.cfg.Registries.Insecure,
 			RegistryCA:    s.cfg.Registries.CA,
+			ABI32:         s.cfg.ABI32,
 			NofileHard:    nofileHard(),
 			Version:       version.Version,
 			GitCommit:     version.Commit,

@@ -24,6 +24,7 @@ type Input struct {
 	Gateway     string // of the default bridge, for host-gateway
 	HostResolv  []byte // the host's resolv.conf
 	NofileHard  uint64
+	ABI32       bool // 32-bit system calls are allowed
 	LogPath     string
 	LogAttrs    map[string]string
 	HasInit     bool // the server has an init program
@@ -45,7 +46,7 @@ func Build(in Input) (*runtime.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	filter, err := seccompFor(hc, sec, process.Capabilities.Bounding)
+	filter, err := seccompFor(hc, sec, process.Capabilities.Bounding, in.ABI32)
 	if err != nil {
 		return nil, err
 	}

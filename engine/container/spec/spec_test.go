@@ -627,3 +627,17 @@ func TestBuildVariants(t *testing.T) {
 		t.Errorf("hardened: %v", err)
 	}
 }
+
+// SECURITY(T-502): the 32-bit entries of the kernel are closed unless the administrator opens them.
+func TestNativeABIOnly(t *testing.T) {
+	full, err := Seccomp(DefaultCapabilities)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := closeABI32(full, false); len(got.Architectures) != 1 || got.Architectures[0] != full.Architectures[0] {
+		t.Errorf("architectures %v, want the native one of %v", got.Architectures, full.Architectures)
+	}
+	if got := closeABI32(full, true); len(got.Architectures) != len(full.Architectures) {
+		t.Errorf("control: architectures %v, want all of %v", got.Architectures, full.Architectures)
+	}
+}
