@@ -31,7 +31,6 @@ func New() *cobra.Command {
 		Version:       version.Version + " (" + version.Commit + ")",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	file := root.PersistentFlags().String("config", "", "configuration `file` (default "+config.Path+", which need not exist)")
 	root.AddCommand(upCommand(file), downCommand(file), statusCommand(file), checkCommand(file), namespaceCommand())

@@ -42,5 +42,6 @@ for s in "${suites[@]}"; do
 	*) echo "test.sh: unknown suite $s" >&2 && exit 2 ;;
 	esac
 done
-go run ./scripts/testsum -lint "$LINT_FAILURES" "$out"/*.json || failed=1
+go run ./scripts/testsum -lint "$LINT_FAILURES" "$out"/*.json | tee "$out/sum" || failed=1
+tail -n 1 "$out/sum" >bin/test-counts
 exit $failed

@@ -199,21 +199,19 @@ func (s *Supervisor) record(name string, i *Instance) {
 	}
 }
 
-// stopAll asks the children to end, and kills those that have not after grace.
+// stopAll asks the children to end, one after the other, and kills those that have not when grace is over.
 func (s *Supervisor) stopAll(children []*child, grace time.Duration) {
+	late, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
 	for _, c := range children {
 		_ = c.cmd.Process.Signal(unix.SIGTERM) // by pidfd; an error means that it has ended
-	}
-	late := time.After(grace)
-	for _, c := range children {
 		select {
 		case <-c.done:
 			continue
-		case <-late:
+		case <-late.Done():
 		}
 		s.log.Warn("process killed: it did not end when asked to", "process", c.name, "grace", grace)
 		_ = c.cmd.Process.Kill()
 		<-c.done
-		late = time.After(0)
 	}
 }
