@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -214,8 +215,9 @@ func TestStopTimeout(t *testing.T) {
 func TestHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		code := 1
-		w.rt.probe = func() int { return code }
+		var code atomic.Int64
+		code.Store(1)
+		w.rt.probe = func() int { return int(code.Load()) }
 		defer w.close(t)
 		c := w.make(t, container.Config{Healthcheck: &container.HealthConfig{
 			Test: []string{"CMD", "probe"}, Interval: 10 * time.Second, StartPeriod: 5 * time.Second, StartInterval: time.Second, Retries: 2,
@@ -231,9 +233,9 @@ func TestHealth(t *testing.T) {
 			}
 		}
 		step(4500*time.Millisecond, container.Starting, 0) // failures of the start period do not count
-		code = 0
+		code.Store(0)
 		step(time.Second, container.Healthy, 0)
-		code = 1
+		code.Store(1)
 		step(10*time.Second, container.Healthy, 1)
 		step(10*time.Second, container.Unhealthy, 2)
 		if n := len(c.view().Health.Log); n != 5 {
@@ -242,7 +244,7 @@ func TestHealth(t *testing.T) {
 		if got := statusText(c.view(), c.view().State.StartedAt.Add(5*time.Second)); got != "Up 5 seconds (unhealthy)" {
 			t.Error(got)
 		}
-		code = 0
+		code.Store(0)
 		step(10*time.Second, container.Healthy, 0)
 		var health []string
 		for _, a := range w.f.actions() {

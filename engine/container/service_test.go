@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -402,5 +404,52 @@ func TestPublishedPorts(t *testing.T) {
 	}
 	if !strings.HasPrefix(list[0].Status, "Up ") {
 		t.Error(list[0].Status)
+	}
+}
+
+// TestTogether lets many clients work on one name and one container at once: one wins each time, and nothing is left.
+func TestTogether(t *testing.T) {
+	a := newAPI(t)
+	body := container.CreateRequest{Config: &container.Config{Image: "busybox"}}
+	for range 5 {
+		var all sync.WaitGroup
+		var made atomic.Int64
+		for range 8 {
+			all.Go(func() {
+				if status, text := a.do("POST", "/containers/create?name=one", body); status == 201 {
+					made.Add(1)
+				} else if status != 409 {
+					t.Errorf("create: %d %s", status, text)
+				}
+			})
+		}
+		all.Wait()
+		if made.Load() != 1 {
+			t.Fatalf("%d containers of one name", made.Load())
+		}
+		for _, r := range []string{"POST start", "POST stop", "POST start", "POST kill", "POST restart", "DELETE", "POST start", "DELETE"} {
+			method, op, _ := strings.Cut(r, " ")
+			all.Go(func() {
+				path := "/containers/one?force=1"
+				if op != "" {
+					path = "/containers/one/" + op
+				}
+				if status, text := a.do(method, path, nil); status >= 500 {
+					t.Errorf("%s: %d %s", r, status, text)
+				}
+			})
+		}
+		all.Wait()
+		if status, text := a.do("DELETE", "/containers/one?force=1", nil); status != 204 && status != 404 {
+			t.Fatalf("%d %s", status, text)
+		}
+		if n := len(a.index.all("")); n != 0 {
+			t.Fatalf("%d containers left", n)
+		}
+	}
+	a.rt.mu.Lock()
+	defer a.rt.mu.Unlock()
+	if len(a.rt.tasks)+len(a.rt.rw) != 0 {
+		t.Errorf("left: %d tasks, %d writable layers", len(a.rt.tasks), len(a.rt.rw))
 	}
 }
