@@ -65,7 +65,7 @@ func New(cfg setting.Engine, addrs Addresses, log *slog.Logger) (*Runtime, error
 		store: filepath.Join(cfg.Data, "store"), bundles: filepath.Join(cfg.Run, "c"),
 		blocks: map[uint32]bool{0: true}, tasks: map[string]*task{}, locks: map[string]*sync.Mutex{},
 	}
-	// The container's root passes through these folders by name; nothing in them is readable but by us.
+	// The container's root passes through these folders by name to its own bundle (makeSlot).
 	for _, dir := range []string{cfg.Run, r.bundles, filepath.Join(cfg.Run, "r")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, err

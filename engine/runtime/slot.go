@@ -148,7 +148,8 @@ func (r *Runtime) makeSlot(ctx context.Context, n *Network) (_ *slot, err error)
 			r.dropSlot(s)
 		}
 	}()
-	if err := os.Mkdir(s.bundle, 0o711); err != nil {
+	// SECURITY(T-103): the files in it must be readable to every user of the container, so nobody else may enter.
+	if err := errors.Join(os.Mkdir(s.bundle, 0o700), os.Chown(s.bundle, 0, int(base(s.block))), os.Chmod(s.bundle, 0o710)); err != nil {
 		return nil, err
 	}
 	monitored := make(chan error, 1)

@@ -59,10 +59,18 @@ func (s *Server) census() (Census, error) {
 			}
 		}
 	}
-	links, err := netlink.LinkList()
-	if err != nil {
-		return nil, err
+	var links []netlink.Link
+	for attempt := 0; ; attempt++ {
+		var err error
+		if links, err = netlink.LinkList(); err == nil {
+			break
+		}
+		// A dump that others' changes interrupted is not wrong, but perhaps not whole.
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || attempt == 100 {
+			return nil, fmt.Errorf("list links: %w", err)
+		}
 	}
+	var err error
 	for _, l := range links {
 		if strings.HasPrefix(l.Attrs().Name, Prefix) {
 			c[KindLinks] = append(c[KindLinks], l.Attrs().Name)
