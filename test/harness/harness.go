@@ -68,6 +68,7 @@ type Options struct {
 	Settings string // more lines of the configuration, before its tables
 	Tables   string // more tables of the configuration
 	NoImages bool   // do not load the demonstration images
+	After    func() // called when the server is down, before the program exits; nil: nothing
 }
 
 var current *Server
@@ -90,7 +91,11 @@ func Main(m *testing.M) { MainWith(m, Options{}) }
 // MainWith is Main with options.
 func MainWith(m *testing.M, o Options) {
 	code := 1
-	if err := run(m, o, &code); err != nil {
+	err := run(m, o, &code)
+	if o.After != nil {
+		o.After()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "harness:", err)
 		os.Exit(1)
 	}

@@ -1,0 +1,24 @@
+//go:build root
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"testing"
+
+	"stockade/test/harness"
+)
+
+func TestMain(m *testing.M) {
+	runtime.LockOSThread() // the registries end with this thread
+	if err := startRegistries(); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
+	harness.MainWith(m, harness.Options{
+		After:  stopRegistries,
+		Tables: fmt.Sprintf("[registries]\ninsecure = [%q, \"localhost\"]\nca = %q\n", plain.host, trustedCA),
+	})
+}
