@@ -12,6 +12,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if address := os.Getenv(echoAddress); address != "" {
+		fmt.Fprintln(os.Stderr, echo(address))
+		os.Exit(1)
+	}
 	runtime.LockOSThread() // the registries end with this thread
 	if err := startRegistries(); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
