@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -67,12 +68,12 @@ func TestCopy(t *testing.T) {
 				t.Error(r)
 			}
 			d.fails(1, "Could not find the file", "cp", name+":/no/such/file", dir)
-			d.fails(1, "Could not find the file", "cp", filepath.Join(dir, "file"), name+":/no/such/folder/")
+			d.fails(1, "no such directory", "cp", filepath.Join(dir, "file"), name+":/no/such/folder/")
 		}
 		d.ok("start", name)
 		d.want("one\ntwo\nx\nby tar", "exec", name, "cat", "/home/link", "/tmp/tree-running/sub/two", "/tmp/stopped", "/var/piped")
-		// Copied files belong to root inside, as with Docker; with -a to the ids that they had.
-		d.want("0 0", "exec", name, "stat", "-c", "%u %g", "/home/one")
+		// As with Docker, copied files have inside the ids that they had.
+		d.want(fmt.Sprintf("%d %d", d.s.User.UID, d.s.User.GID), "exec", name, "stat", "-c", "%u %g", "/home/one")
 	})
 }
 
