@@ -50,8 +50,8 @@ func (s *Store) layer(chain digest.Digest) *layer {
 }
 
 // ensureLayer makes sure that blob contains diffID and that layer chain is on disk. The chain must be pinned. started
-// is called when work begins; it is not called for a layer that is there already.
-func (s *Store) ensureLayer(ctx context.Context, chain, diffID digest.Digest, blob ocispec.Descriptor, started func()) error {
+// is called when work begins, warn with what was left out, neither for a layer that is there already; both may be nil.
+func (s *Store) ensureLayer(ctx context.Context, chain, diffID digest.Digest, blob ocispec.Descriptor, started func(), warn func(text string)) error {
 	unlock, err := s.chains.lock(ctx, chain.String())
 	if err != nil {
 		return err
@@ -67,7 +67,9 @@ func (s *Store) ensureLayer(ctx context.Context, chain, diffID digest.Digest, bl
 			return nil
 		}
 	}
-	started()
+	if started != nil {
+		started()
+	}
 	write := s.cfg.Unpack.Layer
 	if have != nil {
 		// SECURITY(T-204): a configuration may name any layer; only whoever has its bytes gets it.
@@ -87,6 +89,11 @@ func (s *Store) ensureLayer(ctx context.Context, chain, diffID digest.Digest, bl
 	}
 	if have != nil {
 		return nil
+	}
+	if warn != nil {
+		for _, w := range res.Warnings {
+			warn(w)
+		}
 	}
 	return s.keepLayer(temp, &layer{Chain: chain, DiffID: diffID, Size: res.Size})
 }

@@ -40,7 +40,8 @@ func (s *Store) load(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 	if len(words) > 1 {
 		return httpapi.NewError(errdefs.ErrInvalidArgument, "load one platform at a time")
 	}
-	recs, err := s.loadArchive(r.Context(), sc.Tenant, r.Body, strings.Join(words, ""))
+	warn := func(text string) { out.text("Warning: " + text + "\n") }
+	recs, err := s.loadArchive(r.Context(), sc.Tenant, r.Body, strings.Join(words, ""), warn)
 	for _, l := range recs {
 		if len(l.names) == 0 {
 			out.text(fmt.Sprintf("Loaded image ID: %s\n", l.rec.ID))
@@ -67,8 +68,9 @@ type bundle struct {
 	links map[string]string
 }
 
-// loadArchive takes in an archive of docker save, old or new, or an OCI image layout.
-func (s *Store) loadArchive(ctx context.Context, tenant string, body io.Reader, platform string) (out []loaded, _ error) {
+// loadArchive takes in an archive of docker save, old or new, or an OCI image layout. warn is told what is left out of
+// layers.
+func (s *Store) loadArchive(ctx context.Context, tenant string, body io.Reader, platform string, warn func(text string)) (out []loaded, _ error) {
 	want, word, err := wanted(platform)
 	if err != nil {
 		return nil, err
@@ -87,6 +89,7 @@ func (s *Store) loadArchive(ctx context.Context, tenant string, body io.Reader, 
 		return nil, err
 	}
 	for _, c := range found {
+		c.warn = warn
 		rec, err := s.register(lctx, tenant, c)
 		if err != nil {
 			return out, err

@@ -219,7 +219,8 @@ func (p *puller) layers(ctx context.Context, layers []ocispec.Descriptor, diffID
 				return err
 			}
 			started := func() { p.step(l, "Extracting", 0, l.Size) }
-			if err := p.s.ensureLayer(ctx, chains[i], diffIDs[i], l, started); err != nil {
+			warn := func(text string) { p.out.status("", "Warning: "+short(l.Digest)+": "+text) }
+			if err := p.s.ensureLayer(ctx, chains[i], diffIDs[i], l, started, warn); err != nil {
 				return fmt.Errorf("failed to register layer: %w", err)
 			}
 			p.step(l, "Pull complete", 0, 0)

@@ -26,8 +26,8 @@ type candidate struct {
 	names    []string // to be taken from whichever image has them
 	digests  []string
 	parent   digest.Digest
-	// progress, if set, is told about layer i: begun (false), then done (true).
-	progress func(i int, done bool)
+	// warn is told what was left out of a layer, by several goroutines at once; nil: nobody is.
+	warn func(text string)
 }
 
 // parseConfig checks a configuration against the layers that came with it.
@@ -111,19 +111,13 @@ func (s *Store) adopt(ctx context.Context, tenant string, r *record, c candidate
 }
 
 func (s *Store) unpackAll(ctx context.Context, diffIDs, chains []digest.Digest, c candidate) error {
-	progress := c.progress
-	if progress == nil {
-		progress = func(int, bool) {}
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(cap(s.unpacking))
 	for i := range chains {
 		g.Go(func() error {
-			err := s.ensureLayer(ctx, chains[i], diffIDs[i], c.layers[i], func() { progress(i, false) })
-			if err != nil {
+			if err := s.ensureLayer(ctx, chains[i], diffIDs[i], c.layers[i], nil, c.warn); err != nil {
 				return fmt.Errorf("layer %s: %w", short(c.layers[i].Digest), err)
 			}
-			progress(i, true)
 			return nil
 		})
 	}
