@@ -60,15 +60,6 @@ func top(ctx context.Context, args string, pids []int) (*container.TopResponse, 
 		}
 		return topFromProc("/proc", pids)
 	}
-	out, err := ps(ctx, path, args)
-	if err != nil {
-		return nil, err
-	}
-	return parsePS(out, pids)
-}
-
-// ps runs the host's ps, as Docker does: what it prints of other processes is thrown away by parsePS.
-func ps(ctx context.Context, path, args string) ([]byte, error) {
 	list := strings.Fields(args)
 	for _, a := range list {
 		// An output column named otherwise than "PID" would let lines of foreign processes through.
@@ -76,9 +67,22 @@ func ps(ctx context.Context, path, args string) ([]byte, error) {
 			return nil, invalid("specifying %q is not allowed: columns cannot be renamed", a)
 		}
 	}
+	// Some options, such as f, exclude naming processes; then all are read.
+	out, err := ps(ctx, path, append(list, "-q"+joinPids(pids)))
+	if err != nil {
+		out, err = ps(ctx, path, list)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parsePS(out, pids)
+}
+
+// ps runs the host's ps, as Docker does: what it prints of other processes is thrown away by parsePS.
+func ps(ctx context.Context, path string, args []string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, list...)
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = []string{}
 	out, err := cmd.Output()
 	var exit *exec.ExitError
@@ -89,6 +93,14 @@ func ps(ctx context.Context, path, args string) ([]byte, error) {
 		return nil, fmt.Errorf("ps: %w", err)
 	}
 	return out, nil
+}
+
+func joinPids(pids []int) string {
+	list := make([]string, len(pids))
+	for i, p := range pids {
+		list[i] = strconv.Itoa(p)
+	}
+	return strings.Join(list, ",")
 }
 
 // parsePS keeps the lines of ps that belong to the given processes.

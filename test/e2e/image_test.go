@@ -128,7 +128,7 @@ func TestImport(t *testing.T) {
 func TestImages(t *testing.T) {
 	both(t, func(t *testing.T, d client) {
 		name := unique()
-		d.load(small(t, name).dockerArchive(t, name+":1"), name+":1", name+":2")
+		d.load(small(t, name).dockerArchive(t, name+":1"), name+":1", name+":2", name+"-other:1")
 		id := d.ok("images", "-q", "--no-trunc", name)
 		d.want(name+" 1 "+id, "images", "--no-trunc", "--format", "{{.Repository}} {{.Tag}} {{.ID}}", name)
 		d.ok("tag", name+":1", name+":2")
@@ -140,8 +140,10 @@ func TestImages(t *testing.T) {
 		d.fails(1, "No such image", "image", "inspect", name+":3")
 		d.fails(1, "No such image", "rmi", name+":3")
 
-		used := d.start(name+":2", "sleep", "1000")
+		d.ok("tag", name+":1", name+"-other:1")
 		d.fails(1, "multiple repositories", "rmi", id)
+		d.ok("rmi", name+"-other:1")
+		used := d.start(name+":2", "sleep", "1000")
 		if out := d.ok("rmi", name+":1"); out != "Untagged: "+name+":1" {
 			t.Errorf("rmi of one of two tags: %s", out)
 		}

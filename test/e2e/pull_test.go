@@ -107,7 +107,7 @@ func TestPullWithPassword(t *testing.T) {
 		ref := locked.host + "/" + repo + ":1"
 		d.forget(ref)
 		config := "--config=" + d.folder()
-		d.fails(1, "no basic auth credentials", config, "pull", ref)
+		d.fails(1, "pull access denied", config, "pull", ref)
 		r := d.feed("wrong", config, "login", "-u", registryUser, "--password-stdin", locked.host)
 		if r.Code == 0 {
 			t.Errorf("login with a wrong password: %v", r)
@@ -120,7 +120,7 @@ func TestPullWithPassword(t *testing.T) {
 		d.want(repo, "run", "--rm", ref, "cat", "/word")
 		d.ok(config, "logout", locked.host)
 		d.ok("rmi", ref)
-		d.fails(1, "no basic auth credentials", config, "pull", ref)
+		d.fails(1, "pull access denied", config, "pull", ref)
 	})
 }
 

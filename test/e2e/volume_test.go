@@ -146,7 +146,7 @@ func TestBindRights(t *testing.T) {
 	dir := d.folder()
 	d.ok("run", "--rm", "-v", dir+":/w", "busybox", "sh", "-c", "cp /bin/busybox /w/busybox && chmod 4755 /w/busybox")
 	d.want("1000", "run", "--rm", "-v", dir+":/w", "-u", "1000", "busybox", "/w/busybox", "id", "-u")
-	d.want("nosuid nodev", "run", "--rm", "-v", dir+":/w", "busybox", "sh", "-c", "grep ' /w ' /proc/mounts | grep -o -e nosuid -e nodev | sort -r | tr '\\n' ' '")
+	d.want("nosuid\nnodev", "run", "--rm", "-v", dir+":/w", "busybox", "sh", "-c", `grep ' /w ' /proc/mounts | tr ', ' '\n\n' | grep '^no[sd]' | sort -r`)
 	// The server's own folder is nobody's to bind.
 	d.fails(125, "belongs to the server itself", "run", "--rm", "-v", harness.Data+":/d", "busybox", "true")
 }
