@@ -60,12 +60,9 @@ func top(ctx context.Context, args string, pids []int) (*container.TopResponse, 
 		}
 		return topFromProc("/proc", pids)
 	}
-	list := strings.Fields(args)
-	for _, a := range list {
-		// An output column named otherwise than "PID" would let lines of foreign processes through.
-		if i := strings.Index(a, "="); i >= 0 && !strings.HasPrefix(a, "--sort=") {
-			return nil, invalid("specifying %q is not allowed: columns cannot be renamed", a)
-		}
+	list, err := parsePSArgs(args)
+	if err != nil {
+		return nil, err
 	}
 	// Some options, such as f, exclude naming processes; then all are read.
 	out, err := ps(ctx, path, append(list, "-q"+joinPids(pids)))
@@ -93,6 +90,17 @@ func ps(ctx context.Context, path string, args []string) ([]byte, error) {
 		return nil, fmt.Errorf("ps: %w", err)
 	}
 	return out, nil
+}
+
+func parsePSArgs(args string) ([]string, error) {
+	list := strings.Fields(args)
+	for _, a := range list {
+		// An output column named otherwise than "PID" would let lines of foreign processes through.
+		if i := strings.Index(a, "="); i >= 0 && !strings.HasPrefix(a, "--sort=") {
+			return nil, invalid("specifying %q is not allowed: columns cannot be renamed", a)
+		}
+	}
+	return list, nil
 }
 
 func joinPids(pids []int) string {

@@ -81,12 +81,17 @@ func AdaptResources(r *container.Resources) {
 	}
 }
 
+// defaultPids is how many processes and threads a container may have that names no number.
+//
+// SECURITY(T-305): without it one container could take all of the host's.
+const defaultPids = 4096
+
 // Limits translates limits for the container's cgroup.
 func Limits(r *container.Resources) helper.Limits {
 	l := helper.Limits{
 		Memory: r.Memory, MemorySwap: r.MemorySwap, Reservation: r.MemoryReservation, CPUQuota: r.CPUQuota,
 		CPUPeriod: uint64(r.CPUPeriod), CPUShares: uint64(r.CPUShares), CpusetCPUs: r.CpusetCpus, CpusetMems: r.CpusetMems,
-		BlkioWeight: r.BlkioWeight,
+		BlkioWeight: r.BlkioWeight, Pids: defaultPids,
 	}
 	if r.NanoCPUs > 0 {
 		l.CPUPeriod = cfsPeriod

@@ -451,14 +451,14 @@ func TestLimits(t *testing.T) {
 		in   container.Resources
 		want helper.Limits
 	}{
-		{"none", container.Resources{}, helper.Limits{}},
-		{"swap is twice the memory", container.Resources{Memory: 64 << 20}, helper.Limits{Memory: 64 << 20, MemorySwap: 128 << 20}},
-		{"unlimited swap", container.Resources{Memory: 64 << 20, MemorySwap: -1}, helper.Limits{Memory: 64 << 20, MemorySwap: -1}},
-		{"one and a half processors", container.Resources{NanoCPUs: 1.5e9}, helper.Limits{CPUQuota: 150000, CPUPeriod: 100000}},
-		{"shares", container.Resources{CPUShares: 1}, helper.Limits{CPUShares: 2}},
+		{"none", container.Resources{}, helper.Limits{Pids: defaultPids}},
+		{"swap is twice the memory", container.Resources{Memory: 64 << 20}, helper.Limits{Memory: 64 << 20, MemorySwap: 128 << 20, Pids: defaultPids}},
+		{"unlimited swap", container.Resources{Memory: 64 << 20, MemorySwap: -1}, helper.Limits{Memory: 64 << 20, MemorySwap: -1, Pids: defaultPids}},
+		{"one and a half processors", container.Resources{NanoCPUs: 1.5e9}, helper.Limits{CPUQuota: 150000, CPUPeriod: 100000, Pids: defaultPids}},
+		{"shares", container.Resources{CPUShares: 1}, helper.Limits{CPUShares: 2, Pids: defaultPids}},
 		{"processes", container.Resources{PidsLimit: &ten}, helper.Limits{Pids: 10}},
 		{"unlimited processes", container.Resources{PidsLimit: &minus}, helper.Limits{Pids: -1}},
-		{"processes not named", container.Resources{PidsLimit: &zero}, helper.Limits{}},
+		{"processes not named", container.Resources{PidsLimit: &zero}, helper.Limits{Pids: defaultPids}},
 	} {
 		r := c.in
 		AdaptResources(&r)
@@ -564,6 +564,7 @@ func TestBuild(t *testing.T) {
 		ID: "id", Tenant: "alice", Layers: []string{"b", "a"}, User: in.Account.User, TTY: true, Stdin: true,
 		Mounts:  []runtime.Mount{{Target: "/b", RO: true, Grant: "g1", Recursive: true}, {Target: "/v", Volume: "s", Subpath: "p"}},
 		Network: &runtime.Network{},
+		Limits:  helper.Limits{Pids: defaultPids},
 		Log:     runtime.Log{Driver: "json-file", MaxFile: 1, FilePath: "/log"},
 		Files:   runtime.Files{Hostname: []byte("h\n"), Resolv: []byte("nameserver 8.8.8.8\nnameserver 8.8.4.4\n")},
 		OCI: &specs.Spec{
