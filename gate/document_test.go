@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -12,8 +11,6 @@ import (
 	"stockade/gate/policy"
 	"stockade/gate/route"
 )
-
-var update = flag.Bool("update", false, "write docs/api.md instead of comparing it")
 
 // document is docs/api.md: what exists, and what is refused.
 func document() string {
@@ -26,7 +23,7 @@ func document() string {
 	}
 	fmt.Fprintf(&b, `# The Engine API that Stockade serves
 
-Made from the gate's own tables by `+"`go test ./gate -run TestDocument -update`"+`; a test compares it.
+Made from the gate's own tables by `+"`make golden`"+`; a test compares it.
 
 API versions %s to %s. %d of %d endpoints are implemented; the others answer 501 (or 404) with the reason given here. Unknown query
 parameters, unknown, repeated or differently spelled JSON fields and anything after the JSON are answered with 400.
@@ -70,10 +67,11 @@ could not open (rule grant). Which check or reason applies to every single field
 	return b.String()
 }
 
+// TestDocument keeps docs/api.md equal to the tables. STOCKADE_GOLDEN=1 writes it.
 func TestDocument(t *testing.T) {
 	const path = "../docs/api.md"
 	want := document()
-	if *update {
+	if os.Getenv("STOCKADE_GOLDEN") == "1" {
 		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -84,6 +82,6 @@ func TestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(want, string(got)); d != "" {
-		t.Errorf("docs/api.md is not current; run go test ./gate -run TestDocument -update (-want +got):\n%s", d)
+		t.Errorf("docs/api.md is not current; run make golden (-want +got):\n%s", d)
 	}
 }

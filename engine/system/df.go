@@ -144,3 +144,8 @@ func volumeUsage(list []volume.Volume) *volume.DiskUsage {
 	}
 	return du
 }
+
+// buildPrune reports that nothing was removed: no build cache exists.
+func (s *Service) buildPrune(w http.ResponseWriter, _ *http.Request, _ scope.Scope) error {
+	return httpapi.WriteJSON(w, http.StatusOK, build.CachePruneReport{CachesDeleted: []string{}})
+}

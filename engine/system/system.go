@@ -82,6 +82,7 @@ func (s *Service) Register(rt *httpapi.Router) {
 	rt.Handle("GET /info", s.info)
 	rt.Handle("GET /system/df", s.df)
 	rt.Handle("POST /auth", s.auth)
+	rt.Handle("POST /build/prune", s.buildPrune)
 }
 
 func (s *Service) ping(w http.ResponseWriter, r *http.Request, _ scope.Scope) error {

@@ -264,3 +264,10 @@ func TestHostFiles(t *testing.T) {
 		t.Errorf("v2: %+v", got)
 	}
 }
+
+func TestBuildPrune(t *testing.T) {
+	w := do(t, service(t), "POST", "/build/prune", "1.51", "")
+	if got := strings.TrimSpace(w.Body.String()); w.Code != 200 || got != `{"SpaceReclaimed":0}` && got != `{"CachesDeleted":[],"SpaceReclaimed":0}` {
+		t.Errorf("%d %s", w.Code, got)
+	}
+}

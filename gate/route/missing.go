@@ -3,7 +3,6 @@ package route
 // missingRoutes are endpoints of objects that this server does not have at all.
 var missingRoutes = []Route{
 	{Method: "POST", Pattern: "/build", Op: "ImageBuild", Missing: noBuild},
-	{Method: "POST", Pattern: "/build/prune", Op: "BuildPrune", Missing: noBuild},
 	{Method: "POST", Pattern: "/session", Op: "Session", Missing: noBuild},
 	{Method: "GET", Pattern: "/distribution/{name...}/json", Op: "DistributionInspect", Missing: notYet},
 	{Method: "GET", Pattern: "/plugins", Op: "PluginList", Missing: noPlugins},

@@ -49,6 +49,10 @@ var systemRoutes = []Route{
 	{Method: "GET", Pattern: "/system/df", Op: "SystemDataUsage", Role: Anyone, Query: []Param{{Name: "type", Kind: Words}, {Name: "verbose", Kind: Bool}}},
 	{Method: "GET", Pattern: "/events", Op: "SystemEvents", Role: Anyone, Query: slices.Concat(period, []Param{filters("action", "config", "container", "daemon",
 		"event", "id", "image", "label", "network", "node", "plugin", "scope", "secret", "service", "type", "volume")})},
+	// "docker system prune" ends with it. There is no build cache, so there is nothing to choose from.
+	{Method: "POST", Pattern: "/build/prune", Op: "BuildPrune", Role: Anyone, Query: []Param{{Name: "all", Kind: Bool}, {Name: "keep-storage", Kind: Ignored},
+		{Name: "reserved-space", Kind: Ignored}, {Name: "max-used-space", Kind: Ignored}, {Name: "min-free-space", Kind: Ignored},
+		filters("description", "id", "inuse", "label", "label!", "parent", "private", "shared", "type", "until", "unused-for")}},
 }
 
 var imageRoutes = []Route{
