@@ -128,14 +128,16 @@ func open(cfg config.Config, log *slog.Logger) (*Supervisor, error) {
 }
 
 // takeLock locks the pid file for the life of this process and writes the pid into it.
+//
+// SECURITY(T-103): whoever can open a file can lock it, and would keep the server from starting.
 func takeLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil {
-		err = errors.Join(f.Chmod(0o644), f.Truncate(0))
+		err = errors.Join(f.Chmod(0o600), f.Truncate(0))
 		if _, werr := fmt.Fprintln(f, os.Getpid()); err == nil {
 			err = werr
 		}

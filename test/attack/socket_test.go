@@ -213,7 +213,7 @@ func TestDataIsClosed(t *testing.T) {
 	}
 	gate := harness.Lookup(t, "stockade-gate")
 	public := map[string]bool{ // to read: where the sockets are and what "stockade status" tells anybody
-		harness.Run: true, harness.Run + "/state.json": true, harness.Run + "/supervisor.lock": true,
+		harness.Run: true, harness.Run + "/state.json": true,
 	}
 	for _, u := range []harness.User{s.User, s.Outsider, gate} {
 		must(t, harness.As(u, func() error {
