@@ -81,6 +81,9 @@ func readBeneath(dir int, name string) ([]byte, error) {
 // before and after the look-up, so neither 2^32 nor a line of the image wraps around.
 func (u Users) Lookup(spec string, groupAdd []string) (Account, error) {
 	for _, part := range append(strings.SplitN(spec, ":", 2), groupAdd...) {
+		if strings.HasPrefix(part, "+") { // the look-up would take it for a number
+			return Account{}, invalid("unable to find user or group %s: no matching entries", part)
+		}
 		if isNumber(part) {
 			if n, err := strconv.ParseUint(part, 10, 64); err != nil || n >= setting.BlockSize {
 				return Account{}, invalid("uids and gids must be in range 0-%d", setting.BlockSize-1)
