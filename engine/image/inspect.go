@@ -31,10 +31,13 @@ func (s *Store) inspect(w http.ResponseWriter, r *http.Request, sc scope.Scope) 
 	if truthy(r.URL.Query().Get("manifests")) {
 		out.Manifests = []api.ManifestSummary{s.manifestSummary(sc.Tenant, rec)}
 	}
+	if !httpapi.VersionLess(sc.Version, "1.52") {
+		return httpapi.WriteJSON(w, http.StatusOK, out)
+	}
 	return httpapi.WriteJSON(w, http.StatusOK, legacyInspect{InspectResponse: out, Parent: rec.Parent.String()})
 }
 
-// legacyInspect adds fields that clients of older versions of the API read.
+// legacyInspect adds fields that the API had before version 1.52.
 type legacyInspect struct {
 	api.InspectResponse
 	Parent        string

@@ -16,7 +16,7 @@ import (
 	"stockade/engine/httpapi"
 )
 
-// usage is the answer of GET /system/df: the form of API 1.52 beside the one before.
+// usage is the answer of GET /system/df: the form since API 1.52 and the one before.
 type usage struct {
 	LayersSize int64                `json:"LayersSize,omitempty"`
 	Images     []image.Summary      `json:"Images,omitzero"`
@@ -41,7 +41,8 @@ func (s *Service) df(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 	}
 	modern := !httpapi.VersionLess(sc.Version, "1.52")
 	verbose, _ := strconv.ParseBool(q.Get("verbose")) // absent or odd: not verbose
-	old := !modern || !verbose
+	// 1.52 had both forms, unless the items are in the new one.
+	old := !modern || !verbose && httpapi.VersionLess(sc.Version, "1.53")
 
 	var u usage
 	du := &system.DiskUsage{}

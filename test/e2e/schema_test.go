@@ -98,6 +98,9 @@ func (s *spec) flat(t testing.TB, c *schema) schema {
 func (s *spec) check(t testing.TB, c *schema, value any, at string) (bad []string) {
 	t.Helper()
 	f := s.flat(t, c)
+	if f.Type == "" && f.Properties == nil && f.Additional == nil {
+		return nil // anything
+	}
 	wrong := func(format string, a ...any) { bad = append(bad, at+": "+fmt.Sprintf(format, a...)) }
 	switch v := value.(type) {
 	case nil:
@@ -171,8 +174,8 @@ func (s *spec) object(t testing.TB, f schema, v map[string]any, at string) (bad 
 	return bad
 }
 
-// undescribed are parts of answers that Docker's own server has and its description lacks or has otherwise.
-var undescribed = []string{}
+// undescribed are parts of answers that Docker's own server has otherwise than its description.
+var undescribed = []string{".HostConfig.MemorySwappiness: null", ".ExitCode: null"}
 
 // TestSchema compares answers with the API's description.
 func TestSchema(t *testing.T) {
