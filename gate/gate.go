@@ -28,7 +28,10 @@ import (
 	"stockade/internal/seqpacket"
 )
 
-// Limits of connections and heads (T-801, T-102).
+// Limits of connections and heads.
+//
+// SECURITY(T-102): heads that are large, slow or never end. There is no listener but the Unix socket, so no TLS.
+// SECURITY(T-801): see limiter and turns.
 const (
 	maxConns       = 2048
 	maxConnsPerUID = 512

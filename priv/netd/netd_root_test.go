@@ -39,6 +39,8 @@ func class(err error) helper.Class {
 	return ""
 }
 
+// TestTraffic is T-601: who reaches what, with the packets that a neighbour or a container could forge. Its controls take
+// the rules away.
 func TestTraffic(t *testing.T) {
 	for _, filter := range []string{"0", "1"} {
 		t.Run("bridge-nf-call-iptables="+filter, func(t *testing.T) {
