@@ -11,7 +11,9 @@ import (
 func Confine(log *slog.Logger) error {
 	return confine.Process(confine.Spec{
 		Process: "gate",
-		Calls:   confine.Join(confine.UnixServer, confine.UnixClient, confine.Streams),
-		Log:     log,
+		Calls: confine.Join(confine.UnixServer, confine.UnixClient, confine.Streams, []confine.Calls{
+			{Why: "room for audit records", Names: []string{"fallocate"}},
+		}),
+		Log: log,
 	})
 }

@@ -3,7 +3,8 @@
 // It is not logging: records have a type, and a request whose record cannot be written is refused.
 // Trust: objects and rules come from decoded requests and are encoded as JSON; no header, body or environment, which
 // may hold secrets, ever reaches a record.
-// Invariants: a record is one line in one write to a file opened for appending. Failure: Write returns the error.
+// Invariants: a record is one line in one write to a file opened for appending. Room for the next records is kept on the
+// disk, so that a full one does not stop the requests that would make room. Failure: Write returns the error.
 package audit
 
 import (
@@ -12,8 +13,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"stockade/gate/identity"
 )
@@ -42,14 +46,32 @@ type Record struct {
 	Binds     []string        `json:"binds,omitempty"`
 }
 
+// ahead is how much of the disk is kept for records, in bytes.
+const ahead = 4 << 20
+
 // Log appends records.
 type Log struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu   sync.Mutex
+	w    io.Writer
+	left int64 // of the room that is kept
+	torn bool  // the last line has no end
 }
 
 // New makes a log on a file that was opened for appending.
 func New(w io.Writer) *Log { return &Log{w: w} }
+
+// reserve keeps room on the disk behind the end of the file, where there is a file.
+//
+// SECURITY(T-801): whoever fills the disk would otherwise stop everybody's requests, their own removals included.
+func (l *Log) reserve() {
+	f, ok := l.w.(*os.File)
+	if !ok || l.left > ahead/2 {
+		return
+	}
+	if fi, err := f.Stat(); err == nil && unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, fi.Size(), ahead) == nil {
+		l.left = ahead
+	}
+}
 
 // NewID makes the identifier of a request.
 func NewID() string {
@@ -66,8 +88,17 @@ func (l *Log) Write(r Record) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n, err := l.w.Write(append(line, '\n'))
-	if err == nil && n != len(line)+1 {
+	l.reserve()
+	line = append(line, '\n')
+	if l.torn {
+		line = append([]byte{'\n'}, line...)
+	}
+	n, err := l.w.Write(line)
+	l.left -= int64(n)
+	if n > 0 {
+		l.torn = n != len(line)
+	}
+	if err == nil && n != len(line) {
 		err = io.ErrShortWrite
 	}
 	if err != nil {
