@@ -67,6 +67,7 @@ type Server struct {
 type Options struct {
 	Settings string // more lines of the configuration, before its tables
 	Tables   string // more tables of the configuration
+	Disk     string // size of a file system of its own for the data folder, such as "256m"; default: the host's
 	NoImages bool   // do not load the demonstration images
 	After    func() // called when the server is down, before the program exits; nil: nothing
 }
@@ -133,6 +134,14 @@ func run(m *testing.M, o Options, code *int) (err error) {
 			err = errors.Join(err, fmt.Errorf("take the server down: %w", serr))
 		}
 	}()
+	if o.Disk != "" {
+		if err := os.Mkdir(Data, 0o711); err != nil {
+			return err
+		}
+		if err := unix.Mount(Prefix, Data, "tmpfs", 0, "mode=0711,size="+o.Disk); err != nil {
+			return fmt.Errorf("mount a disk of %s: %w", o.Disk, err)
+		}
+	}
 	if err := s.Up(); err != nil {
 		return fmt.Errorf("%w\n%s", err, s.LogTail())
 	}

@@ -17,6 +17,8 @@ func (s *Server) sweep() error {
 		errs = append(errs, s.Down())
 	}
 	errs = append(errs, killRange())
+	for unix.Unmount(Data, unix.MNT_DETACH) == nil { // a disk of its own
+	}
 	for _, dir := range []string{Data, Run} {
 		errs = append(errs, os.RemoveAll(dir))
 	}
