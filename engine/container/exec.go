@@ -148,6 +148,9 @@ func (s *Service) handleExecStart(w http.ResponseWriter, r *http.Request, sc sco
 		return invalid("console size is only supported when TTY is enabled")
 	}
 	process, err := s.prepareExec(context.WithoutCancel(r.Context()), e, req)
+	if err != nil && !req.Detach && r.Header.Get("Upgrade") != "" {
+		return s.refuseAttached(w, r, sc, e, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -238,6 +241,17 @@ func (s *Service) runDetached(w http.ResponseWriter, r *http.Request, e *executi
 	s.execBegan(e, process)
 	w.WriteHeader(http.StatusOK)
 	return nil
+}
+
+// refuseAttached tells a client that asked for an upgraded connection why there is no process: in the stream, as Docker
+// does, for such clients do not read the body of an error.
+func (s *Service) refuseAttached(w http.ResponseWriter, r *http.Request, sc scope.Scope, e *execution, cause error) error {
+	stream, err := httpapi.Hijack(w, r, contentType(e.req.Tty, sc.Version))
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	return errors.Join(cause, closed(writeText(stream, e.req.Tty, cause.Error()+"\r\n")))
 }
 
 func (s *Service) runAttached(w http.ResponseWriter, r *http.Request, sc scope.Scope, e *execution, process runtime.Exec) error {

@@ -48,17 +48,40 @@ func (s *Service) list(ctx context.Context, tenant string, o listOptions) ([]con
 	// As Docker: naming states, exit codes or a limit looks at ended containers, too.
 	all := o.all || o.limit > 0 || f.Has("status") || f.Has("exited") || f.before != nil || f.since != nil
 	out := []container.Summary{}
+	names := map[string]string{} // image references → ids, "" for those that are gone
 	for _, c := range s.sorted(tenant) {
 		v := c.view()
 		if !all && !v.State.Running || !s.matches(f, v) {
 			continue
 		}
-		out = append(out, s.summary(v, o.size))
+		line := s.summary(v, o.size)
+		if line.Image, err = s.shownImage(ctx, tenant, v, names); err != nil {
+			return nil, err
+		}
+		out = append(out, line)
 		if o.limit > 0 && len(out) == o.limit {
 			break
 		}
 	}
 	return out, nil
+}
+
+// shownImage is the name that the container's image was given, or its id if the name means another image by now.
+func (s *Service) shownImage(ctx context.Context, tenant string, v *view, names map[string]string) (string, error) {
+	ref := v.Config.Image
+	id, known := names[ref]
+	if !known {
+		img, err := s.cfg.Images.Resolve(ctx, tenant, ref, nil)
+		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsInvalidArgument(err) {
+			return "", err
+		}
+		id = img.ID
+		names[ref] = id
+	}
+	if id != v.Image {
+		return v.Image, nil
+	}
+	return ref, nil
 }
 
 func (s *Service) filter(ctx context.Context, tenant string, raw httpapi.Filters) (*filter, error) {
@@ -167,7 +190,7 @@ func (s *Service) onNetwork(f *filter, v *view) bool {
 	return f.Exact("network", name) || f.Prefix("network", id)
 }
 
-// ports matches "publish" against port bindings and "expose" against exposed ports.
+// ports matches "publish" against port bindings and "expose" against exposed ports, of containers that run, as Docker does.
 func (f *filter) ports(v *view) bool {
 	within := func(ranges []network.PortRange, p network.Port) bool {
 		return slices.ContainsFunc(ranges, func(r network.PortRange) bool {
@@ -175,6 +198,9 @@ func (f *filter) ports(v *view) bool {
 		})
 	}
 	if f.exposed != nil {
+		if v.Task == nil {
+			return false
+		}
 		found := false
 		for p := range v.Config.ExposedPorts {
 			found = found || within(f.exposed, p)

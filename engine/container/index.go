@@ -80,7 +80,10 @@ func (x *index) find(tenant, ref string) (*item, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	t := x.tenants[tenant]
-	if t == nil || ref == "" {
+	if ref == "" {
+		return nil, invalid("invalid name or ID supplied: %q", ref)
+	}
+	if t == nil {
 		return nil, notFound("No such container: %s", ref)
 	}
 	if c := t.byID[ref]; c != nil {

@@ -124,7 +124,7 @@ func TestIndexPrefix(t *testing.T) {
 	full := fmt.Sprintf("%064x", 1234*7919)
 	for ref, want := range map[string]string{
 		full: "", "name77": "", "/name77": "", "000": "multiple IDs found with provided prefix: 000",
-		"f": "No such container: f", "": "No such container: ",
+		"f": "No such container: f", "": `invalid name or ID supplied: ""`,
 	} {
 		_, err := x.find("t", ref)
 		if got := errText(err); got != want {

@@ -158,8 +158,12 @@ func (s *Service) startFailed(c *item, cause error) error {
 func startError(name string, cause error) (int, error) {
 	var se *runtime.StartError
 	if !errors.As(cause, &se) {
-		if strings.Contains(cause.Error(), "port is already allocated") {
-			return 128, fmt.Errorf("failed to set up container networking: driver failed programming external connectivity on endpoint %s: %w", name, cause)
+		// netd knows its endpoint by the id only.
+		const driver = "driver failed programming external connectivity on endpoint "
+		if _, endpoint, ok := strings.Cut(cause.Error(), driver); ok {
+			id, reason, _ := strings.Cut(endpoint, ": ")
+			text := fmt.Sprintf("failed to set up container networking: %s%s (%s): %s", driver, name, id, reason)
+			return 128, &httpapi.Error{Class: errdefs.ErrInternal, Message: text}
 		}
 		var shown *httpapi.Error
 		if errors.As(cause, &shown) {
@@ -171,7 +175,7 @@ func startError(name string, cause error) (int, error) {
 	switch {
 	case se.Code == 127 && !strings.Contains(text, "executable file not found") && !strings.Contains(text, "no such file or directory"):
 		text += ": executable file not found in $PATH"
-	case se.Code == 126 && !strings.Contains(text, "permission denied") && !strings.Contains(text, "is a directory"):
+	case se.Code == 126 && !strings.Contains(text, "permission denied") && !strings.Contains(text, "a directory"): // is, is not
 		text += ": permission denied"
 	}
 	if !strings.HasPrefix(text, "failed to create task for container") {

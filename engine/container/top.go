@@ -84,7 +84,8 @@ func ps(ctx context.Context, path string, args []string) ([]byte, error) {
 	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return nil, invalid("ps: %s", strings.TrimSpace(string(exit.Stderr)))
+		line, _, _ := strings.Cut(string(exit.Stderr), "\n") // what follows is ps's help
+		return nil, invalid("ps: %s", line)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ps: %w", err)

@@ -19,6 +19,13 @@ func Merge(c *container.Config, img *dockerspec.DockerOCIImageConfig) error {
 			return err
 		}
 	}
+	// Never null, and null rather than empty: as Docker answers.
+	if c.Labels == nil {
+		c.Labels = map[string]string{}
+	}
+	if len(c.Volumes) == 0 {
+		c.Volumes = nil
+	}
 	if len(c.Entrypoint) == 1 && c.Entrypoint[0] == "" {
 		c.Entrypoint = nil
 	}
