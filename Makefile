@@ -1,7 +1,7 @@
 # Stockade. "make run" starts a server and shows it; "make test" checks everything.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: build tools run stop check test test-e2e test-attack test-fault fuzz bench golden install clean
+.PHONY: build tools run stop check test test-e2e test-attack test-fault test-compat fuzz bench golden install clean
 
 export GOFLAGS := -buildvcs=false
 export CGO_ENABLED := 0
@@ -31,7 +31,7 @@ check: ## format, vet, staticcheck, unit tests, import rules; no root
 test: ## everything, as root; installs what it needs
 	scripts/test.sh all
 
-test-e2e test-attack test-fault: ## one whole-server suite, as root
+test-e2e test-attack test-fault test-compat: ## one whole-server suite, as root
 	scripts/test.sh $(@:test-%=%)
 
 fuzz: ## each fuzz target for FUZZTIME (default 20s)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # What "make test" does: all suites one after the other, a failed test once more, and a last line with the sum.
-#   test.sh all | unit | root | e2e | attack | fault
+#   test.sh all | unit | root | e2e | attack | fault | compat
+# compat, the comparison with Docker's daemon, is no part of all: it needs that daemon (docker.io) and iptables.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 suites=("${1:-all}")
@@ -35,7 +36,7 @@ for s in "${suites[@]}"; do
 		mapfile -t dirs < <(git grep -lE '^//go:build .*\broot\b' -- '*_test.go' | grep -v '^test/' | xargs -r -n1 dirname | sort -u | sed 's#^#./#')
 		suite root "${dirs[@]}"
 		;;
-	e2e | attack | fault)
+	e2e | attack | fault | compat)
 		mapfile -t dirs < <(go list -tags root "./test/$s/..." 2>/dev/null)
 		suite "$s" "${dirs[@]}"
 		;;

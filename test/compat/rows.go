@@ -1,0 +1,4 @@
+package compat
+
+// Known are the differences that exist.
+var Known = []Row{}
