@@ -86,6 +86,9 @@ func (s *Supervisor) down() error {
 func (s *Supervisor) removeNetwork() error {
 	var errs []error
 	links, err := netlink.LinkList()
+	for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 100; try++ { // links come and go meanwhile
+		links, err = netlink.LinkList()
+	}
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
