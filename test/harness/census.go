@@ -181,11 +181,18 @@ func (s *Server) processes(c Census) error {
 		case !ok || state == "Z": // ended; whoever must wait for it is not ours
 		case IDs.Contains(uid):
 			c[KindProcesses] = append(c[KindProcesses], entry)
-		case uid == engine.UID:
+		case uid == engine.UID && !foreign(pid):
 			c[KindShims] = append(c[KindShims], entry)
 		}
 	}
 	return nil
+}
+
+// foreign tells whether a process of the engine's uid belongs to another server on this machine: that one's programs lie
+// elsewhere. The runtime runs from memory, and nobody's file.
+func foreign(pid int) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && !strings.HasPrefix(exe, Bin+"/") && !strings.HasPrefix(exe, "/memfd:")
 }
 
 func uidOf(pid int) (uid uint32, state string, ok bool) {
