@@ -183,7 +183,7 @@ func (s *Service) get(w http.ResponseWriter, r *http.Request, sc scope.Scope) er
 		return err
 	}
 	s.announce(sc, events.ActionArchivePath, c)
-	return send(w, st)
+	return send(w, st, "application/x-tar")
 }
 
 func (s *Service) put(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
@@ -213,13 +213,13 @@ func (s *Service) export(w http.ResponseWriter, r *http.Request, sc scope.Scope)
 	}
 	defer st.Close()
 	s.announce(sc, events.ActionExport, c)
-	return send(w, st)
+	return send(w, st, "application/octet-stream") // as Docker calls it here
 }
 
 // send copies a tar to the client. When it breaks off, the connection is cut so that the client does not take a part
 // for the whole.
-func send(w http.ResponseWriter, st *stream) error {
-	w.Header().Set("Content-Type", "application/x-tar")
+func send(w http.ResponseWriter, st *stream, contentType string) error {
+	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(http.StatusOK)
 	if _, err := io.Copy(w, st); err != nil {
 		panic(http.ErrAbortHandler)

@@ -30,6 +30,9 @@ func Compare(s Step, peer, ours Answer) []string {
 	if peer.Code != ours.Code {
 		diffs = append(diffs, fmt.Sprintf("status %d, ours %d", peer.Code, ours.Code))
 	}
+	if (peer.Code < 400) != (ours.Code < 400) {
+		return diffs // an answer and an error message have nothing in common
+	}
 	if p, o := mediaType(peer.Type), mediaType(ours.Type); p != o {
 		diffs = append(diffs, fmt.Sprintf("type %q, ours %q", p, o))
 	}

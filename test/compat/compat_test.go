@@ -76,7 +76,8 @@ func TestCompareAnswer(t *testing.T) {
 		want       []string
 	}{
 		{"other values", get("/"), answer(200, `{"A":1,"B":["x"]}`), answer(200, `{"B":["y","z"],"A":2}`), nil},
-		{"status", get("/"), answer(200, `{}`), answer(404, `{}`), []string{"status 200, ours 404"}},
+		{"status", get("/"), answer(200, `{"A":1}`), answer(404, `{"message":"x"}`), []string{"status 200, ours 404"}},
+		{"status of an error", get("/"), answer(500, `{"message":"y"}`), answer(404, `{"message":"x"}`), []string{"status 500, ours 404", `value .message "y", ours "x"`}},
 		{"message", get("/"), answer(404, `{"message":"a"}`), answer(404, `{"message":"b"}`), []string{`value .message "a", ours "b"`}},
 		{"message of a success", get("/"), answer(200, `{"message":"a"}`), answer(200, `{"message":"b"}`), nil},
 		{"missing", get("/"), answer(200, `{"A":{"B":1,"C":2}}`), answer(200, `{"A":{"B":1}}`), []string{"field .A.C number, ours missing"}},
@@ -159,7 +160,7 @@ func TestScenarioList(t *testing.T) {
 		}
 	}
 	for _, r := range Known {
-		if r.Reason == "" || r.Step == "" || r.What == "" || r.What == "*" || strings.Trim(r.Step, "* /") == "" && strings.HasPrefix(r.What, "*") {
+		if r.Reason == "" || r.Step == "" || r.What == "" || strings.HasPrefix(r.Step, "*") && strings.HasPrefix(r.What, "*") {
 			t.Errorf("a row says which steps, what and why: %+v", r)
 		}
 	}

@@ -133,7 +133,7 @@ func containerScenarios() []Scenario {
 "WorkingDir":"/tmp","StopSignal":"SIGINT","StopTimeout":1,"Tty":true,"OpenStdin":true,"StdinOnce":true,"Labels":{"k":"v"},"ExposedPorts":{"80/tcp":{}},"Volumes":{"/vol":{}},
 "Healthcheck":{"Test":["CMD","true"],"Interval":1000000000,"Retries":2},
 "HostConfig":{"Memory":33554432,"MemorySwap":67108864,"MemoryReservation":16777216,"CpuShares":512,"NanoCpus":500000000,"CpusetCpus":"0","PidsLimit":50,"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":2},
-"CapDrop":["NET_RAW"],"Dns":["10.1.1.1"],"ExtraHosts":["x:10.0.0.1"],"ReadonlyRootfs":true,"ShmSize":1048576,"Tmpfs":{"/t":"size=1m"},"Ulimits":[{"Name":"nofile","Soft":64,"Hard":128}],"Init":true,"OomScoreAdj":100,
+"CapDrop":["NET_RAW"],"Dns":["10.1.1.1"],"ExtraHosts":["x:10.0.0.1"],"ReadonlyRootfs":true,"ShmSize":1048576,"Tmpfs":{"/t":"size=1m"},"Ulimits":[{"Name":"nofile","Soft":64,"Hard":128}],"OomScoreAdj":100,
 "SecurityOpt":["no-new-privileges"],"Sysctls":{"net.ipv4.ip_unprivileged_port_start":"0"},"GroupAdd":["100"],"LogConfig":{"Type":"json-file","Config":{"max-size":"1m"}}}}`),
 			get("/containers/{n}/json").same(".Config.Hostname", ".Config.Domainname", ".Config.User", ".Config.Env", ".Config.Entrypoint", ".Config.StopSignal", ".Config.StopTimeout",
 				".Config.Healthcheck", ".Config.Volumes", ".HostConfig.Memory", ".HostConfig.MemorySwap", ".HostConfig.MemoryReservation", ".HostConfig.CpuShares", ".HostConfig.NanoCpus",

@@ -89,7 +89,6 @@ func errorScenarios() []Scenario {
 			post("/containers/{n}/kill?signal=", ""),
 			post("/containers/{n}/restart?t=x", ""),
 			get("/containers/{n}/json?size=nonsense"),
-			del("/containers/{n}?force=nonsense"),
 			get("/containers/{n}/archive"),
 			get("/containers/{n}/archive?path="),
 			get("/events?since=x"),
@@ -103,6 +102,7 @@ func errorScenarios() []Scenario {
 			post("/volumes/prune?filters=x", ""),
 			post("/networks/prune?filters=x", ""),
 			get("/containers/{n}/stats?stream=nonsense&one-shot=1").noOutput(),
+			del("/containers/{n}?force=nonsense"),
 		}},
 	}
 }
