@@ -58,6 +58,7 @@ type Gate struct {
 	engine   *forward.Engine
 	grants   grantor
 	bodies   *turns
+	pings    pings
 	hosts    []string // values of Host besides the fixed ones
 	server   string   // value of the Server header
 	log      *slog.Logger

@@ -223,6 +223,13 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, c *client, d *de
 	if d.match.Stream == route.Upgrade {
 		return g.engine.Stream(ctx, w, out, r.Header.Get("Upgrade") != "")
 	}
+	ping := d.match.Pattern == "/_ping"
+	if ping {
+		if resp, ok := g.pings.fresh(r.Method); ok {
+			g.engine.Answer(w, resp)
+			return nil
+		}
+	}
 	resp, err := g.engine.Send(ctx, out)
 	if err != nil {
 		// When the engine may have seen the request, the container may exist and need them.
@@ -234,6 +241,11 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, c *client, d *de
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
 		g.dropAll(ctx, s.Grants)
+	}
+	if ping {
+		if resp, err = g.pings.keep(r.Method, resp); err != nil {
+			return err
+		}
 	}
 	g.engine.Answer(w, resp)
 	return nil

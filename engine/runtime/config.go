@@ -31,7 +31,7 @@ func (r *Runtime) writeConfig(t *task, s Spec) error {
 	spec.Root = &root
 
 	process := *s.OCI.Process
-	process.User = specs.User{UID: s.User.UID, GID: s.User.GID, AdditionalGids: s.User.Additional}
+	process.User = specs.User{UID: s.User.UID, GID: s.User.GID, AdditionalGids: s.User.Additional, Umask: s.OCI.Process.User.Umask}
 	process.Terminal = s.TTY
 	mounts := slices.Clone(s.OCI.Mounts)
 	if s.Init {
