@@ -242,3 +242,34 @@ func TestRestartPolicy(t *testing.T) {
 	d.state(always, "exited")
 	d.want("0", "inspect", "-f", "{{.RestartCount}}", always)
 }
+
+func TestHealth(t *testing.T) {
+	d := docker(t)
+	name := d.sleeper("--health-cmd", "test -e /well", "--health-interval", "100ms", "--health-retries", "2", "--health-timeout", "5s")
+	health := func(want string) {
+		harness.Poll(t, name+" to be "+want, func() (string, bool) {
+			out := d.ok("inspect", "-f", "{{.State.Health.Status}}", name)
+			return out, out == want
+		})
+		d.want(name, "ps", "--filter", "health="+want, "--filter", "name="+name, "--format", "{{.Names}}")
+	}
+	health("unhealthy")
+	d.ok("exec", name, "touch", "/well")
+	health("healthy")
+	if out := d.ok("ps", "--filter", "name="+name, "--format", "{{.Status}}"); !strings.HasSuffix(out, "(healthy)") {
+		t.Errorf("status %q", out)
+	}
+}
+
+func TestSystemPrune(t *testing.T) {
+	both(t, func(t *testing.T, d client) {
+		volume := d.ok("volume", "create")
+		t.Cleanup(func() { d.run("volume", "rm", "-f", volume) })
+		ended := d.start("busybox", "true")
+		d.ok("wait", ended)
+		id := d.ok("inspect", "-f", "{{.Id}}", ended)
+		if out := d.ok("system", "prune", "-f", "--volumes"); !strings.Contains(out, id) || !strings.Contains(out, volume) || !strings.Contains(out, "Total reclaimed space:") {
+			t.Errorf("prune: %s", out)
+		}
+	})
+}

@@ -102,3 +102,34 @@ func TestEndWithoutEngine(t *testing.T) {
 	<-c.done
 	d.ok("rm", "-f", id)
 }
+
+// TestDownUp takes the whole server down and up again: everything that is on disk is there, and what should run runs.
+func TestDownUp(t *testing.T) {
+	d := docker(t)
+	volume := d.volume()
+	always := d.start("--restart", "always", "-p", "127.0.0.1::8080", "-v", volume+":/v", "stockade/demo")
+	unless := d.start("--restart", "unless-stopped", "busybox", "sleep", "1000")
+	d.ok("stop", "-t", "0", unless)
+	once := d.start("busybox", "sh", "-c", "trap 'echo asked to end; exit 3' TERM; echo ready; while :; do sleep 0.05; done")
+	d.logged(once, "ready")
+	images := d.ok("images", "-q")
+
+	if err := d.s.Down(); err != nil {
+		t.Fatal(err)
+	}
+	if r := d.run("ps"); r.Code == 0 {
+		t.Errorf("a server that is down answers: %v", r)
+	}
+	if err := d.s.Up(); err != nil {
+		t.Fatal(err)
+	}
+	d.want(images, "images", "-q")
+	d.want(volume, "volume", "ls", "-q", "-f", "name="+volume)
+	d.state(always, "running")
+	get(t, "127.0.0.1:"+published(d, always, "8080"))
+	d.want("exited", "inspect", "-f", "{{.State.Status}}", unless)
+	d.want("exited 3", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", once)
+	d.want("ready\nasked to end", "logs", once)
+	d.ok("start", once)
+	d.state(once, "running")
+}
