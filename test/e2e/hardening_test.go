@@ -23,6 +23,7 @@ func TestConfinement(t *testing.T) {
 			"CapInh:0000000000000000 CapPrm:" + defaultCaps + " CapEff:" + defaultCaps + " CapBnd:" + defaultCaps + " CapAmb:0000000000000000"},
 		{"seccomp", "grep ^Seccomp: /proc/self/status | tr -d '\\t'", "Seccomp:2"},
 		{"no_new_privs only if asked for", "grep NoNewPrivs /proc/self/status | tr -d '\\t'", "NoNewPrivs:0"},
+		{"signals", "grep -E 'Sig(Blk|Ign)' /proc/self/status | tr -d '\\t'", "SigBlk:0000000000000000\nSigIgn:0000000000000000"},
 		{"uid map", "awk '{print $1, $3}' /proc/self/uid_map; awk '{print $1, $3}' /proc/self/gid_map", "0 65536\n0 65536"},
 		{"root is nobody", "awk '{exit $2 < 65536}' /proc/self/uid_map && echo high", "high"},
 		{"control group", "cut -d: -f3 /proc/self/cgroup | sort -u", "/"},

@@ -17,12 +17,12 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	runtime.LockOSThread() // the registries end with this thread
-	if err := startRegistries(); err != nil {
-		fmt.Fprintln(os.Stderr, "e2e:", err)
-		os.Exit(1)
-	}
 	harness.MainWith(m, harness.Options{
-		After:  stopRegistries,
-		Tables: fmt.Sprintf("[registries]\ninsecure = [%q, \"localhost\"]\nca = %q\n", plain.host, trustedCA),
+		Before: func(o *harness.Options) error {
+			err := startRegistries()
+			o.Tables = fmt.Sprintf("[registries]\ninsecure = [%q, \"localhost\"]\nca = %q\n", plain.host, trustedCA)
+			return err
+		},
+		After: stopRegistries,
 	})
 }

@@ -74,8 +74,10 @@ func startRegistries() error {
 
 func stopRegistries() {
 	for _, r := range []registry{plain, locked} {
-		_ = r.cmd.Process.Kill()
-		_ = r.cmd.Wait()
+		if r.cmd != nil {
+			_ = r.cmd.Process.Kill()
+			_ = r.cmd.Wait()
+		}
 	}
 	_ = os.RemoveAll(registriesDir)
 }
@@ -95,6 +97,7 @@ func (r *registry) start(name, settings string) error {
 	r.cmd.Stderr = os.Stderr
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := r.cmd.Start(); err != nil {
+		r.cmd = nil
 		return err
 	}
 	for deadline := time.Now().Add(harness.Patience); ; time.Sleep(20 * time.Millisecond) {

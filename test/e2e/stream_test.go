@@ -51,10 +51,10 @@ func TestLogsFollow(t *testing.T) {
 
 func TestLogRotation(t *testing.T) {
 	d := docker(t)
-	name := d.start("--log-opt", "max-size=10k", "--log-opt", "max-file=2", "busybox", "sh", "-c", "seq 1 5000")
+	name := d.start("--log-opt", "max-size=10k", "--log-opt", "max-file=2", "busybox", "sh", "-c", "seq 1 20000")
 	d.ok("wait", name)
 	lines := strings.Fields(d.ok("logs", name))
-	if len(lines) == 0 || len(lines) > 4500 || lines[len(lines)-1] != "5000" {
+	if len(lines) == 0 || len(lines) > 15000 || lines[len(lines)-1] != "20000" {
 		t.Errorf("%d lines are kept", len(lines))
 	}
 }

@@ -69,7 +69,9 @@ type Options struct {
 	Tables   string // more tables of the configuration
 	Disk     string // size of a file system of its own for the data folder, such as "256m"; default: the host's
 	NoImages bool   // do not load the demonstration images
-	After    func() // called when the server is down, before the program exits; nil: nothing
+	// Before is called when no other server's tests run, and may change the options; After when the server is down.
+	Before func(*Options) error
+	After  func()
 }
 
 var current *Server
@@ -92,11 +94,7 @@ func Main(m *testing.M) { MainWith(m, Options{}) }
 // MainWith is Main with options.
 func MainWith(m *testing.M, o Options) {
 	code := 1
-	err := run(m, o, &code)
-	if o.After != nil {
-		o.After()
-	}
-	if err != nil {
+	if err := run(m, o, &code); err != nil {
 		fmt.Fprintln(os.Stderr, "harness:", err)
 		os.Exit(1)
 	}
@@ -119,6 +117,14 @@ func run(m *testing.M, o Options, code *int) (err error) {
 				return fmt.Errorf("lock: %w", err)
 			}
 			break
+		}
+	}
+	if o.After != nil {
+		defer o.After()
+	}
+	if o.Before != nil {
+		if err := o.Before(&o); err != nil {
+			return err
 		}
 	}
 	_, file, _, _ := runtime.Caller(0)
