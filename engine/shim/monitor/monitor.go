@@ -92,7 +92,9 @@ func run(bundle string) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become subreaper: %w", err)
 	}
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
+	// No signal but SIGKILL ends the monitor. Caught, not ignored: what is ignored, here or by whoever started the server,
+	// would be in the container too, and a shell there could not trap it.
+	signal.Notify(make(chan os.Signal, 1))
 	file := os.NewFile(shim.ListenFD, "listener")
 	listener, err := net.FileListener(file)
 	if err != nil {
