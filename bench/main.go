@@ -61,6 +61,13 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("needs root, to start the peer and to read memory of other processes")
 	}
 	docker = *cli
+	if *only == "port" {
+		s := side{name: "stockade", host: *host}
+		if err := loadImage(ctx, s); err != nil {
+			return err
+		}
+		return portThroughput(ctx, s, *only)
+	}
 	peer, end, err := startPeer(ctx, *dockerd)
 	if err != nil {
 		return err

@@ -222,6 +222,10 @@ func (r ruleset) addGuard(c *nftables.Conn) {
 	loopback := netip.MustParsePrefix("127.0.0.0/8")
 	r.rule(c, ch, iifname(expr.CmpOpNeq, "lo"), daddr(loopback), drop)
 	r.rule(c, ch, iifname(expr.CmpOpNeq, "lo"), saddr(loopback), drop)
+	// A packet that conntrack cannot place keeps its address untranslated; the host would answer it with a reset and so
+	// end the connection to a published port. Its sender repeats what is lost.
+	late := r.chain(c, r.ip(), "untracked", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
+	r.rule(c, late, iifname(expr.CmpOpEq, r.bridge), ctBits(expr.CtKeySTATE, expr.CtStateBitINVALID), drop)
 }
 
 // addNAT publishes ports, and hides containers behind the host's addresses.
