@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"slices"
 	"strings"
@@ -101,6 +102,13 @@ func run(ctx context.Context) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%.2f\t%.2f\t%.2f\t%s\t\n", r.name, r.unit, a, b, a/b, bar)
 		w.Flush()
+	}
+	if _, err := exec.LookPath("podman"); err == nil && (*only == "" || strings.Contains(*only, "podman")) {
+		if ms, err := podmanRun(ctx, *rounds); err != nil {
+			fmt.Println("podman: error:", err)
+		} else {
+			fmt.Printf("podman: run --rm of the same image %.2f ms\n", ms)
+		}
 	}
 	return portThroughput(ctx, ours, *only)
 }

@@ -53,15 +53,15 @@ func startPeer(ctx context.Context, program string) (side, func(), error) {
 	return side{}, nil, fmt.Errorf("the peer does not answer: %s", text)
 }
 
-// loadImage loads busybox and this program as an image.
-func loadImage(ctx context.Context, s side) error {
+// imageLayer is busybox and this program as a tar.
+func imageLayer() (*bytes.Buffer, error) {
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
-		return fmt.Errorf("%w (Debian's busybox-static)", err)
+		return nil, fmt.Errorf("%w (Debian's busybox-static)", err)
 	}
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
@@ -79,18 +79,62 @@ func loadImage(ctx context.Context, s side) error {
 	for _, n := range []string{"sh", "true", "sleep", "cat", "echo"} {
 		add(tar.Header{Name: "bin/" + n, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
 	}
-	err = errors.Join(err, w.Close())
+	return &layer, errors.Join(err, w.Close())
+}
+
+// loadImage imports the image.
+func loadImage(ctx context.Context, s side) error {
+	layer, err := imageLayer()
 	if err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, docker, "import", "-", image)
 	cmd.Env = []string{"DOCKER_HOST=unix://" + s.host, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent"}
-	cmd.Stdin = &layer
+	cmd.Stdin = layer
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
+}
+
+// podmanRun is the median time of "podman run --rm" of the same image, if podman is installed.
+func podmanRun(ctx context.Context, rounds int) (float64, error) {
+	dir, err := os.MkdirTemp("", "bench-podman")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	podman := func(in *bytes.Buffer, args ...string) error {
+		cmd := exec.CommandContext(ctx, "podman", append([]string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--cgroup-manager", "cgroupfs"}, args...)...)
+		if in != nil {
+			cmd.Stdin = in
+		}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("podman %s: %w: %s", args[0], err, out)
+		}
+		return nil
+	}
+	layer, err := imageLayer()
+	if err != nil {
+		return 0, err
+	}
+	if err := podman(layer, "import", "-", image); err != nil {
+		return 0, err
+	}
+	defer func() {
+		_ = podman(nil, "system", "reset", "--force")
+		_ = exec.Command("ip", "link", "del", "cni-podman0").Run() // its network's bridge stays otherwise
+	}()
+	var v []float64
+	for range rounds {
+		ms, err := timed(func() error { return podman(nil, "run", "--rm", "--ulimit", "nofile=1024:1024", image, "true") })
+		if err != nil {
+			return 0, err
+		}
+		v = append(v, ms)
+	}
+	return median(v), nil
 }
 
 func children(pid int) []int {
