@@ -4,7 +4,7 @@ package compat
 const (
 	newer     = "Docker's newer versions answer like this; the peer is version 20.10"
 	policy    = "a rule of the policy refuses it (403), before anything looks at whether the rest makes sense; see api.md"
-	strict    = "the gate decodes strictly: unknown, misspelt or surplus input is refused instead of ignored (T-101)"
+	strict    = "the gate decodes strictly: unknown, misspelt or surplus input is refused instead of ignored (T-201)"
 	mistake   = "the request is wrong, not the server: 400 instead of 500"
 	words     = "the same refusal in other words"
 	notThere  = "not implemented; see api.md"
@@ -201,5 +201,5 @@ var Known = []Row{
 	{"copy / *", `* "*lstat <data>/*", ours "*lstat /*"`, "a path of the host is no answer"},
 	{"copy / *", `value .message "Error processing tar file(exit status 1): *", ours "*"`, words},
 	{"copy / PUT */archive", "value .message *", words},
-	{"copy / PUT *?path=/", "status 200, ours 400", "an archive whose names lead out of the folder is refused as a whole (T-403)"},
+	{"copy / PUT *?path=/", "status 200, ours 400", "an archive whose names lead out of the folder is refused as a whole (T-402)"},
 }
