@@ -34,14 +34,21 @@ func (s *Store) inspect(w http.ResponseWriter, r *http.Request, sc scope.Scope) 
 	if !httpapi.VersionLess(sc.Version, "1.52") {
 		return httpapi.WriteJSON(w, http.StatusOK, out)
 	}
-	return httpapi.WriteJSON(w, http.StatusOK, legacyInspect{InspectResponse: out, Parent: rec.Parent.String()})
+	old := legacyInspect{InspectResponse: out, Parent: rec.Parent.String(), Author: out.Author, Comment: out.Comment}
+	if httpapi.VersionLess(sc.Version, "1.44") {
+		old.VirtualSize = out.Size
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, old)
 }
 
-// legacyInspect adds fields that the API had before version 1.52.
+// legacyInspect adds fields that the API had, or always had, before version 1.52, VirtualSize before 1.44.
 type legacyInspect struct {
 	api.InspectResponse
 	Parent        string
+	Author        string
+	Comment       string
 	DockerVersion string
+	VirtualSize   int64 `json:",omitempty"`
 }
 
 // queryPlatform reads the parameter in the form "linux/amd64" or as the JSON of a platform.

@@ -49,7 +49,20 @@ func (s *Store) list(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 		sum := s.summary(rec, names, digests, shared)
 		out = append(out, sum)
 	}
-	return httpapi.WriteJSON(w, http.StatusOK, out)
+	if !httpapi.VersionLess(sc.Version, "1.44") {
+		return httpapi.WriteJSON(w, http.StatusOK, out)
+	}
+	old := make([]legacySummary, 0, len(out))
+	for _, sum := range out {
+		old = append(old, legacySummary{Summary: sum, VirtualSize: sum.Size})
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, old)
+}
+
+// legacySummary adds what the API had before version 1.44.
+type legacySummary struct {
+	*api.Summary
+	VirtualSize int64
 }
 
 // users counts the images that use each layer.

@@ -144,6 +144,18 @@ func (s Step) Fill(vars map[string]string) Step {
 	return s
 }
 
+// inURL encodes what scenarios write plainly, the JSON of filters first of all.
+var inURL = strings.NewReplacer(" ", "%20", `"`, "%22", "{", "%7B", "}", "%7D")
+
+// Target is the request's target. A path that begins with // has no version, or its own.
+func (s Step) Target() string {
+	path, own := strings.CutPrefix(s.Path, "//")
+	if own {
+		return inURL.Replace("/" + path)
+	}
+	return inURL.Replace("/v" + Version + s.Path)
+}
+
 func split(line string) []string {
 	var words []string
 	var word strings.Builder

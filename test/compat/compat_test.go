@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"stockade/gate/route"
 )
 
 func TestMask(t *testing.T) {
@@ -162,6 +164,30 @@ func TestScenarioList(t *testing.T) {
 	for _, r := range Known {
 		if r.Reason == "" || r.Step == "" || r.What == "" || strings.HasPrefix(r.Step, "*") && strings.HasPrefix(r.What, "*") {
 			t.Errorf("a row says which steps, what and why: %+v", r)
+		}
+	}
+}
+
+// TestEndpoints holds that every endpoint that is implemented is called directly at least once.
+func TestEndpoints(t *testing.T) {
+	called := map[string]bool{}
+	vars := map[string]string{}
+	for _, name := range []string{"n", "id", "e", "f", "g", "h"} {
+		vars[name] = "x1"
+	}
+	for _, sc := range All() {
+		for _, s := range sc.Steps {
+			if s.Method == "" {
+				continue
+			}
+			if m, err := route.Parse(s.Method, s.Fill(vars).Target()); err == nil {
+				called[m.Op] = true
+			}
+		}
+	}
+	for _, r := range route.All() {
+		if r.Missing == "" && !called[r.Op] {
+			t.Errorf("no scenario calls %s %s", r.Method, r.Pattern)
 		}
 	}
 }

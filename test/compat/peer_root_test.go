@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -112,9 +111,6 @@ func removeTree(dir string) error {
 	return err
 }
 
-// inURL encodes what scenarios write plainly, the JSON of filters first of all.
-var inURL = strings.NewReplacer(" ", "%20", `"`, "%22", "{", "%7B", "}", "%7D")
-
 // request makes one call of the API, on a connection of its own.
 func (on *target) request(ctx context.Context, s Step) (Answer, error) {
 	c, err := on.dial()
@@ -127,14 +123,8 @@ func (on *target) request(ctx context.Context, s Step) (Answer, error) {
 			return Answer{}, err
 		}
 	}
-	path := s.Path
-	if !strings.HasPrefix(path, "//") {
-		path = "/v" + Version + path
-	} else {
-		path = path[1:]
-	}
 	var head bytes.Buffer
-	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: docker\r\n", s.Method, inURL.Replace(path))
+	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: docker\r\n", s.Method, s.Target())
 	body := []byte(s.Body)
 	if s.Input != nil && !s.Hijack {
 		body = s.Input

@@ -12,6 +12,7 @@ func systemScenarios() []Scenario {
 			docker("info --format '{{.OSType}} {{.Architecture}} {{.NCPU}} {{.LoggingDriver}} {{.CgroupVersion}} {{.Swarm.LocalNodeState}}'"),
 			docker("system df --format {{.Type}}"),
 			docker("system df -v --format '{{json .Volumes}}'").noOutput(),
+			post("/build/prune", ""),
 			post("/auth", `{}`),
 			post("/auth", `{"username":"a","password":"b","serveraddress":"localhost:1"}`),
 		}},
