@@ -112,7 +112,7 @@ func controlScenarios() []Scenario {
 		}},
 		{"exec-api", []Step{
 			docker("run -d --name {n} busybox sleep 1000"),
-			post("/containers/{n}/exec", `{"Cmd":["sh","-c","echo out; echo err >&2; exit 3"],"AttachStdout":true,"AttachStderr":true}`).as("e"),
+			post("/containers/{n}/exec", `{"Cmd":["sh","-c","echo out; sleep 0.3; echo err >&2; exit 3"],"AttachStdout":true,"AttachStderr":true}`).as("e"),
 			get("/exec/{e}/json").same(".Running", ".ExitCode", ".ProcessConfig.entrypoint", ".ProcessConfig.arguments", ".OpenStdin", ".OpenStdout", ".CanRemove", ".ProcessConfig.tty", ".ProcessConfig.privileged"),
 			post("/exec/{e}/start", `{"Detach":false,"Tty":false}`).hijacked(""),
 			get("/exec/{e}/json").becomes(`"Running":false`).same(".Running", ".ExitCode"),
