@@ -176,7 +176,7 @@ var Known = []Row{
 	{"system / GET /info", "field .KernelMemory* bool, ours missing", dropped},
 	{"system / GET /info", "field .RegistryConfig.* array, ours null", dropped},
 	{"system / GET /info", "field .RegistryConfig.InsecureRegistryCIDRs[] string, ours missing", "no registry is used without TLS unless the administrator lists it"},
-	{"system / GET *", "field * null, ours array", empty},
+	{"system / *", "field * null, ours array", empty},
 	{"system / GET /system/df", "field .Volumes[].Labels null, ours object", "a volume without a name is labelled as such, as by Docker's newer versions"},
 	{"events / * nosuch=x", "exit code 0, ours 1", strict},
 	{"events / * type=container *", "stdout *", "the event die tells the duration, as with Docker's newer versions"},

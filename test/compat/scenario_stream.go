@@ -61,7 +61,7 @@ func streamScenarios() []Scenario {
 			docker("run -d -i --name {n} busybox cat"),
 			post("/containers/{n}/attach?stream=1&stdin=1", "").hijacked("typed\n"),
 			docker("logs {n}").becomes("typed"),
-			docker("run --name {n}-done busybox sh -c 'echo out; echo err >&2'"),
+			docker("run --name {n}-done busybox sh -c 'echo out; sleep 0.3; echo err >&2'"),
 			post("/containers/{n}-done/attach?logs=1&stdout=1", "").hijacked(""),
 			post("/containers/{n}-done/attach?logs=1&stdout=1&stderr=1", ""),
 			post("/containers/none/attach?stream=1", ""),
