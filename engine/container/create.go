@@ -73,7 +73,12 @@ func (s *Service) Create(ctx context.Context, sc scope.Scope, name, platform str
 	if rec.MAC, err = endpointMAC(req.NetworkingConfig, hc.NetworkMode); err != nil {
 		return nil, err
 	}
-	inherited, err := s.inherit(sc.Tenant, hc.VolumesFrom)
+	if len(hc.VolumesFrom) > 0 {
+		// What is inherited must not go with its container before this one refers to it.
+		s.sharing.RLock()
+		defer s.sharing.RUnlock()
+	}
+	inherited, err := s.inherit(sc, hc.VolumesFrom)
 	if err != nil {
 		return nil, err
 	}
@@ -160,6 +165,9 @@ func prepare(rec *store.Record) error {
 	}
 	spec.AdaptResources(&hc.Resources)
 	if err := spec.CheckNames(c, hc); err != nil {
+		return err
+	}
+	if err := spec.CheckSecurity(hc); err != nil {
 		return err
 	}
 	if _, err := spec.Ports(c, hc); err != nil {
@@ -254,14 +262,16 @@ func endpointMAC(nc *network.NetworkingConfig, mode container.NetworkMode) (stri
 }
 
 // inherit collects the mounts of other containers (--volumes-from).
-func (s *Service) inherit(tenant string, from []string) ([]spec.Mount, error) {
+//
+// SECURITY(T-701): a grant carries the rights of the person who bound a folder, so it serves nobody else.
+func (s *Service) inherit(sc scope.Scope, from []string) ([]spec.Mount, error) {
 	var out []spec.Mount
 	for _, f := range from {
 		ref, mode, _ := strings.Cut(f, ":")
 		if mode != "" && mode != "ro" && mode != "rw" && mode != "z" && mode != "Z" {
 			return nil, invalid("invalid mode: %s", mode)
 		}
-		c, err := s.index.find(tenant, ref)
+		c, err := s.index.find(sc.Tenant, ref)
 		if err != nil {
 			return nil, err
 		}
@@ -269,10 +279,18 @@ func (s *Service) inherit(tenant string, from []string) ([]spec.Mount, error) {
 			if m.Type == mount.TypeTmpfs {
 				continue
 			}
+			if m.Type == mount.TypeBind && (m.GrantUID == nil || *m.GrantUID != sc.UID) {
+				return nil, httpapi.NewError(errdefs.ErrPermissionDenied, "volumes-from %s: %s was bound by another user", ref, m.Destination)
+			}
 			if mode == "ro" {
 				m.RW = false
 			}
-			m.Anonymous = false
+			// Its content is what the other container made of it.
+			m.Anonymous, m.NoCopy = false, true
+			if i := slices.IndexFunc(out, func(o spec.Mount) bool { return o.Destination == m.Destination }); i >= 0 {
+				out[i] = m // the last one counts
+				continue
+			}
 			out = append(out, m)
 		}
 	}

@@ -231,6 +231,17 @@ func TestVolumesFrom(t *testing.T) {
 	if diff := cmp.Diff([]string{"bind/srv false", "volume/anon false", "volume/data false"}, got); diff != "" {
 		t.Error(diff)
 	}
+	// SECURITY(T-701): another user of the same tenant gets the volumes, never somebody's binds.
+	hc := &container.HostConfig{VolumesFrom: []string{"second"}}
+	a.uid = 1001
+	if body := a.want(403, "POST", "/containers/create", container.CreateRequest{Config: &container.Config{Image: "busybox"}, HostConfig: hc}); !strings.Contains(body, "bound by another user") {
+		t.Error(body)
+	}
+	a.create("plain", container.Config{}, &container.HostConfig{Binds: []string{"data:/data"}})
+	a.create("plainer", container.Config{}, &container.HostConfig{VolumesFrom: []string{"plain"}})
+	a.want(204, "DELETE", "/containers/plain", nil)
+	a.want(204, "DELETE", "/containers/plainer", nil)
+	a.uid = 1000
 	a.want(204, "DELETE", "/containers/first?v=1", nil)
 	if len(a.f.dropped) != 0 || len(a.f.volumes) != 2 {
 		t.Errorf("still used: dropped %v, volumes %v", a.f.dropped, a.f.volumes)
@@ -240,7 +251,6 @@ func TestVolumesFrom(t *testing.T) {
 		t.Error(diff)
 	}
 	a.tenant = "bob"
-	hc := &container.HostConfig{VolumesFrom: []string{"second"}}
 	a.want(404, "POST", "/containers/create", container.CreateRequest{Config: &container.Config{Image: "busybox"}, HostConfig: hc})
 }
 

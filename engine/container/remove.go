@@ -155,6 +155,8 @@ func (s *Service) dropGrants(ctx context.Context, v *view) error {
 	if len(ids) == 0 {
 		return nil
 	}
+	s.sharing.Lock()
+	defer s.sharing.Unlock()
 	used := map[string]bool{}
 	for _, c := range s.index.all(v.Tenant) {
 		for _, m := range c.view().Mounts {

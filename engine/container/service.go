@@ -18,6 +18,9 @@ type Service struct {
 	index    *index
 	accounts accounts
 
+	// sharing is read-locked while a new container takes over mounts of others, and locked while grants are dropped.
+	sharing sync.RWMutex
+
 	execMu sync.Mutex
 	execs  map[string]*execution // by exec id
 

@@ -30,11 +30,12 @@ type api struct {
 	t      *testing.T
 	srv    *httptest.Server
 	tenant string
+	uid    uint32
 }
 
 func newAPI(t *testing.T) *api {
 	w := newWorld(t)
-	a := &api{world: w, t: t, tenant: "alice"}
+	a := &api{world: w, t: t, tenant: "alice", uid: 1000}
 	a.serve()
 	t.Cleanup(func() {
 		a.srv.CloseClientConnections()
@@ -67,7 +68,7 @@ func (a *api) request(method, path string, body any) *http.Request {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	scope.Scope{Tenant: a.tenant, UID: 1000, Version: "1.52", Grants: []scope.Grant{{Source: "/srv", ID: "g1"}}}.Set(req.Header)
+	scope.Scope{Tenant: a.tenant, UID: a.uid, Version: "1.52", Grants: []scope.Grant{{Source: "/srv", ID: "g1", UID: a.uid}}}.Set(req.Header)
 	return req
 }
 

@@ -129,11 +129,20 @@ func (r *Runtime) showVolume(root int, v Mount) error {
 		return err
 	}
 	defer unix.Close(at)
-	source, err := unix.OpenTree(unix.AT_FDCWD, filepath.Join(r.store, helper.KindVolume, v.Volume, "data"), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	volume, err := unix.OpenTree(unix.AT_FDCWD, filepath.Join(r.store, helper.KindVolume, v.Volume, "data"), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(source)
+	defer unix.Close(volume)
+	source := volume
+	if v.Subpath != "" {
+		sub, err := subpath(volume, v.Subpath)
+		if err != nil {
+			return err
+		}
+		defer sub.Close()
+		source = int(sub.Fd())
+	}
 	if v.RO {
 		if err := unix.MountSetattr(source, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 			return err

@@ -179,20 +179,32 @@ func (r *Runtime) volumePath(s *slot, i int) string {
 // attachVolume attaches a volume's clone, or a folder beneath it, at its place in the bundle.
 func (r *Runtime) attachVolume(s *slot, i int, clone *os.File, m Mount) error {
 	if m.Subpath != "" {
-		// SECURITY(T-301): resolved by the kernel inside the volume only; links out of it are refused.
-		fd, err := unix.Openat2(int(clone.Fd()), m.Subpath, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV})
+		sub, err := subpath(int(clone.Fd()), m.Subpath)
 		if err != nil {
-			return fmt.Errorf("volume subpath %q: %w", m.Subpath, err)
+			return err
 		}
-		defer unix.Close(fd)
-		sub, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
-		if err != nil {
-			return fmt.Errorf("volume subpath %q: %w", m.Subpath, err)
-		}
-		clone = os.NewFile(uintptr(sub), "subpath")
-		defer clone.Close()
+		defer sub.Close()
+		clone = sub
 	}
 	return r.place(s, i, clone)
+}
+
+// subpath clones a part of a volume's mount. SECURITY(T-301): the kernel resolves it inside the volume only; links out
+// of it are refused.
+func subpath(volume int, path string) (*os.File, error) {
+	fd, err := unix.Openat2(volume, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV})
+	if errors.Is(err, unix.EXDEV) {
+		return nil, fmt.Errorf("path %s leads out of the volume", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot access path %s in the volume: %w", path, err)
+	}
+	defer unix.Close(fd)
+	sub, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return nil, fmt.Errorf("cannot show path %s of the volume: %w", path, err)
+	}
+	return os.NewFile(uintptr(sub), "subpath"), nil
 }
 
 // place attaches a detached mount at v/<i>, which becomes a folder or a file as the mount is.

@@ -31,6 +31,7 @@ type Mount struct {
 	Store        string            `json:"store,omitempty"` // store name of the volume
 	Subpath      string            `json:"subpath,omitempty"`
 	Grant        string            `json:"grant,omitempty"`
+	GrantUID     *uint32           `json:"grantUid,omitempty"` // whose rights the grant is; nil: not known, so nobody else's
 	NonRecursive bool              `json:"nonRecursive,omitempty"`
 	NoCopy       bool              `json:"noCopy,omitempty"`
 	Anonymous    bool              `json:"anonymous,omitempty"`
@@ -58,11 +59,11 @@ func Mounts(c *container.Config, hc *container.HostConfig, grants []scope.Grant,
 			return invalid("Duplicate mount point: %s", m.Destination)
 		}
 		if m.Type == mount.TypeBind {
-			id, err := grantFor(m.Source, grants)
+			g, err := grantFor(m.Source, grants)
 			if err != nil {
 				return err
 			}
-			m.Grant, m.Source = id, path.Clean(m.Source)
+			m.Grant, m.GrantUID, m.Source = g.ID, &g.UID, path.Clean(m.Source)
 		}
 		out = append(out, m)
 		return nil
@@ -125,13 +126,13 @@ func Mounts(c *container.Config, hc *container.HostConfig, grants []scope.Grant,
 func depth(p string) int { return strings.Count(p, "/") }
 
 // grantFor finds the grant of a source. SECURITY(T-301): a bind without one does not exist.
-func grantFor(source string, grants []scope.Grant) (string, error) {
+func grantFor(source string, grants []scope.Grant) (scope.Grant, error) {
 	for _, g := range grants {
 		if g.Source == source || path.Clean(g.Source) == path.Clean(source) {
-			return g.ID, nil
+			return g, nil
 		}
 	}
-	return "", httpapi.NewError(errdefs.ErrPermissionDenied, "bind source %q was not granted", source)
+	return scope.Grant{}, httpapi.NewError(errdefs.ErrPermissionDenied, "bind source %q was not granted", source)
 }
 
 // ParseBind reads one entry of Binds: [source:]destination[:options].
@@ -253,6 +254,10 @@ func parseMount(cfg mount.Mount) (Mount, error) {
 		}
 		m.Source = cfg.Source
 		if o := cfg.BindOptions; o != nil {
+			// A bind is read-only with its submounts, or writable where they are.
+			if o.ReadOnlyNonRecursive || o.ReadOnlyForceRecursive && !cfg.ReadOnly {
+				return Mount{}, bad("mount options conflict")
+			}
 			m.Propagation, m.NonRecursive = o.Propagation, o.NonRecursive
 		}
 		return m, checkPropagation(&m)

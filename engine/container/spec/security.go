@@ -80,15 +80,29 @@ func seccompFor(hc *container.HostConfig, s security, caps []string, abi32 bool)
 		return nil, nil
 	case s.seccomp == "" && hc.Privileged:
 		return nil, nil
-	case s.seccomp == "", s.seccomp == "builtin":
-		p, err := Seccomp(caps)
-		return closeABI32(p, abi32), err
 	}
-	p, err := seccomp.LoadProfile(s.seccomp, &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}})
+	p, err := Seccomp(caps)
+	if err == nil && s.seccomp != "" && s.seccomp != "builtin" {
+		p, err = Narrow(p, s.seccomp, caps)
+	}
 	if err != nil {
-		return nil, invalid("invalid seccomp profile: %v", err)
+		return nil, err
 	}
 	return closeABI32(p, abi32), nil
+}
+
+// CheckSecurity tells whether the security options of a container can be had.
+func CheckSecurity(hc *container.HostConfig) error {
+	sec, err := parseSecurity(hc.SecurityOpt)
+	if err != nil {
+		return err
+	}
+	caps, err := Capabilities(hc.CapAdd, hc.CapDrop, hc.Privileged)
+	if err != nil {
+		return err
+	}
+	_, err = seccompFor(hc, sec, caps, false)
+	return err
 }
 
 // closeABI32 leaves the native architecture alone in a filter, whose first it is: a 32-bit system call ends the program.
