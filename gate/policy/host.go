@@ -97,12 +97,10 @@ var privilegeRules = []rule{
 	},
 	{
 		id: "security-opt", threat: "T-303", fields: []string{"HostConfig.SecurityOpt"},
-		remedy: "use no-new-privileges or seccomp=builtin; the default profile cannot be replaced or switched off",
+		remedy: "use no-new-privileges, seccomp=builtin or seccomp=FILE: a profile takes away from the default one, which cannot be switched off",
 		bad: func(s *subject) (string, string) {
 			for i, o := range s.host.SecurityOpt {
-				switch o {
-				case "no-new-privileges", "no-new-privileges:true", "no-new-privileges=true", "seccomp=builtin", "seccomp:builtin":
-				default:
+				if securityOpt(o) == "" {
 					return fmt.Sprintf("HostConfig.SecurityOpt[%d]", i), quote(o)
 				}
 			}

@@ -14,8 +14,9 @@ import (
 )
 
 var (
-	volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$`)
-	tmpfsOpt   = regexp.MustCompile(`^((size|nr_inodes)=[0-9]{1,15}[kKmMgG%]?|mode=[0-7]{1,4}|(uid|gid)=[0-9]{1,5}|rw|ro|exec|noexec|nosuid|nodev|noatime|relatime|nodiratime)$`)
+	volumeName  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$`)
+	volumesFrom = regexp.MustCompile(`^/?[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}(:(ro|rw|z|Z))?$`)
+	tmpfsOpt    = regexp.MustCompile(`^((size|nr_inodes)=[0-9]{1,15}[kKmMgG%]?|mode=[0-7]{1,4}|(uid|gid)=[0-9]{1,5}|rw|ro|exec|noexec|nosuid|nodev|noatime|relatime|nodiratime)$`)
 )
 
 // mountRules describe what mounts checks, in one place, as binds, volumes and tmpfs come in two spellings each.
@@ -28,12 +29,16 @@ var mountRules = []rule{
 		remedy: "use an absolute path without '..' other than /, once"},
 	{id: "mount-type", threat: "T-301", fields: []string{"HostConfig.Mounts.Type", "HostConfig.Mounts.ImageOptions", "HostConfig.Mounts.ClusterOptions"},
 		remedy: "use type bind, volume or tmpfs, with the options of that type"},
+	{id: "bind-readonly", threat: "T-301", fields: []string{"HostConfig.Mounts.BindOptions.ReadOnlyNonRecursive", "HostConfig.Mounts.BindOptions.ReadOnlyForceRecursive"},
+		remedy: "a read-only bind is read-only with all that is mounted in it: use readonly, and bind-recursive=enabled, readonly or disabled"},
 	{id: "volume-driver", threat: "T-301", fields: []string{"HostConfig.VolumeDriver", "HostConfig.Mounts.VolumeOptions.DriverConfig", "HostConfig.Mounts.VolumeOptions.DriverConfig.Name", "HostConfig.Mounts.VolumeOptions.DriverConfig.Options"},
 		remedy: "use the driver local without options"},
 	{id: "volume-subpath", threat: "T-301", fields: []string{"HostConfig.Mounts.VolumeOptions.Subpath"},
-		remedy: "mount the whole volume; parts of volumes are not supported yet"},
+		remedy: "use a relative path within the volume, without '..'"},
 	{id: "volume-ref", threat: "T-301", fields: []string{"HostConfig.Binds", "HostConfig.Mounts.Source"},
 		remedy: "use a volume name [a-zA-Z0-9][a-zA-Z0-9_.-] or an absolute path"},
+	{id: "volumes-from", threat: "T-301", fields: []string{"HostConfig.VolumesFrom"},
+		remedy: "use the name or id of a container of yours, with :ro or :rw; folders of the host come along only for the user who bound them"},
 	{id: "tmpfs-options", threat: "T-301", fields: []string{"HostConfig.Tmpfs", "HostConfig.Mounts.TmpfsOptions.SizeBytes", "HostConfig.Mounts.TmpfsOptions.Mode", "HostConfig.Mounts.TmpfsOptions.Options"},
 		remedy: "use size, mode, uid, gid, nr_inodes, ro, exec, noexec, nosuid, nodev"},
 }
@@ -52,6 +57,11 @@ func (s *subject) mounts() ([]Bind, error) {
 	targets := map[string]bool{}
 	if d := s.host.VolumeDriver; d != "" && d != "local" {
 		return nil, broken("volume-driver", "HostConfig.VolumeDriver", quote(d))
+	}
+	for i, from := range s.host.VolumesFrom {
+		if !volumesFrom.MatchString(from) {
+			return nil, broken("volumes-from", fmt.Sprintf("HostConfig.VolumesFrom[%d]", i), quote(from))
+		}
 	}
 	for i, text := range s.host.Binds {
 		b, canonical, err := s.bind(text, fmt.Sprintf("HostConfig.Binds[%d]", i), targets)
@@ -168,6 +178,13 @@ func (s *subject) mount(m *mount.Mount, field string, targets map[string]bool) (
 			if o.Propagation != "" && o.Propagation != mount.PropagationPrivate && o.Propagation != mount.PropagationRPrivate {
 				return nil, broken("bind", field+".BindOptions.Propagation", quote(string(o.Propagation)))
 			}
+			// Each mount beneath would stay writable; grantd makes all of them read-only.
+			if o.ReadOnlyNonRecursive {
+				return nil, broken("bind-readonly", field+".BindOptions.ReadOnlyNonRecursive", "true")
+			}
+			if o.ReadOnlyForceRecursive && (!m.ReadOnly || o.NonRecursive) {
+				return nil, broken("bind-readonly", field+".BindOptions.ReadOnlyForceRecursive", "true without a recursive read-only bind")
+			}
 			b.Create = o.CreateMountpoint
 		}
 		clean, err := s.source(m.Source, field+".Source")
@@ -207,7 +224,8 @@ func volumeMount(m *mount.Mount, field string) error {
 	if o == nil {
 		return nil
 	}
-	if o.Subpath != "" {
+	// SECURITY(T-301): the engine resolves it beneath the volume; this refuses what could only be meant otherwise.
+	if o.Subpath != "" && (len(o.Subpath) > 4095 || !plainPath("/"+o.Subpath) || strings.HasPrefix(o.Subpath, "/") || path.Clean(o.Subpath) == ".") {
 		return broken("volume-subpath", field+".VolumeOptions.Subpath", quote(o.Subpath))
 	}
 	if d := o.DriverConfig; d != nil && (d.Name != "" && d.Name != "local" || len(d.Options) > 0) {
@@ -235,11 +253,7 @@ func canonical(r *container.CreateRequest) {
 		h.CapDrop[i] = capName(c)
 	}
 	for i, o := range h.SecurityOpt {
-		if strings.HasPrefix(o, "no-new-privileges") {
-			h.SecurityOpt[i] = "no-new-privileges"
-		} else {
-			h.SecurityOpt[i] = "seccomp=builtin"
-		}
+		h.SecurityOpt[i] = securityOpt(o)
 	}
 	if p := h.PidsLimit; p != nil && *p == 0 { // Docker's CLI sends 0 for "not given"
 		h.PidsLimit = nil

@@ -24,9 +24,15 @@ var networkRules = []rule{
 	},
 	{
 		id: "endpoints", threat: "T-302", fields: []string{"NetworkingConfig.EndpointsConfig", "NetworkingConfig.EndpointsConfig.IPAMConfig", "NetworkingConfig.EndpointsConfig.Links",
-			"NetworkingConfig.EndpointsConfig.Aliases", "NetworkingConfig.EndpointsConfig.DriverOpts", "NetworkingConfig.EndpointsConfig.MacAddress"},
+			"NetworkingConfig.EndpointsConfig.Aliases", "NetworkingConfig.EndpointsConfig.DriverOpts"},
 		remedy: "attach one container to bridge or none, without static addresses, links, aliases or driver options, which are not supported yet",
 		bad:    badEndpoints,
+	},
+	{
+		// A universally administered address could be that of another machine; netd refuses one that is in use.
+		id: "mac-address", threat: "T-306", fields: []string{"NetworkingConfig.EndpointsConfig.MacAddress"},
+		remedy: "use a locally administered address of one station: its first byte is 02, 06, 0a, …, as in 02:00:00:00:00:01",
+		bad:    badMAC,
 	},
 	{
 		id: "host-port", threat: "T-306", fields: []string{"HostConfig.PortBindings", "HostConfig.PortBindings.HostIp", "HostConfig.PortBindings.HostPort"},
@@ -35,14 +41,14 @@ var networkRules = []rule{
 	},
 	{
 		id: "extra-hosts", threat: "T-306", fields: []string{"HostConfig.ExtraHosts"},
-		remedy: "use NAME:ADDRESS; host-gateway is not supported, as containers do not reach the host",
+		remedy: "use NAME:ADDRESS or NAME:host-gateway",
 		bad: func(s *subject) (string, string) {
 			for i, h := range s.host.ExtraHosts {
 				at := strings.IndexAny(h, ":=")
 				if at < 0 {
 					return fmt.Sprintf("HostConfig.ExtraHosts[%d]", i), quote(h)
 				}
-				if _, err := netip.ParseAddr(strings.Trim(h[at+1:], "[]")); err != nil || !hostname.MatchString(h[:at]) {
+				if _, err := netip.ParseAddr(strings.Trim(h[at+1:], "[]")); err != nil && h[at+1:] != "host-gateway" || !hostname.MatchString(h[:at]) {
 					return fmt.Sprintf("HostConfig.ExtraHosts[%d]", i), quote(h)
 				}
 			}
@@ -69,14 +75,11 @@ var networkRules = []rule{
 		},
 	},
 	{
-		id: "links", threat: "T-306", fields: []string{"HostConfig.Links", "HostConfig.VolumesFrom"},
-		remedy: "it is not supported yet",
+		id: "links", threat: "T-306", fields: []string{"HostConfig.Links"},
+		remedy: "leave --link out: it copies another container's environment, secrets with it, and Docker itself has it for old scripts only",
 		bad: func(s *subject) (string, string) {
-			switch {
-			case len(s.host.Links) > 0:
+			if len(s.host.Links) > 0 {
 				return "HostConfig.Links[0]", quote(s.host.Links[0])
-			case len(s.host.VolumesFrom) > 0:
-				return "HostConfig.VolumesFrom[0]", quote(s.host.VolumesFrom[0])
 			}
 			return "", ""
 		},
@@ -107,8 +110,22 @@ func badEndpoints(s *subject) (string, string) {
 			return field + ".Aliases[0]", quote(e.Aliases[0])
 		case len(e.DriverOpts) > 0:
 			return field + ".DriverOpts", quote(sortedKeys(e.DriverOpts)[0])
-		case len(e.MacAddress) > 0:
-			return field + ".MacAddress", quote(e.MacAddress.String())
+		}
+	}
+	return "", ""
+}
+
+func badMAC(s *subject) (string, string) {
+	if s.net == nil {
+		return "", ""
+	}
+	for name, e := range s.net.EndpointsConfig {
+		if e == nil || len(e.MacAddress) == 0 {
+			continue
+		}
+		const group, local = 1, 2 // bits of the first byte
+		if len(e.MacAddress) != 6 || e.MacAddress[0]&group != 0 || e.MacAddress[0]&local == 0 {
+			return "NetworkingConfig.EndpointsConfig." + name + ".MacAddress", quote(e.MacAddress.String())
 		}
 	}
 	return "", ""
@@ -158,5 +175,5 @@ func clearEndpoint(e *network.EndpointSettings) *network.EndpointSettings {
 	if e == nil {
 		return nil
 	}
-	return &network.EndpointSettings{GwPriority: e.GwPriority}
+	return &network.EndpointSettings{GwPriority: e.GwPriority, MacAddress: e.MacAddress}
 }

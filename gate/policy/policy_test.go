@@ -63,7 +63,10 @@ func TestRefused(t *testing.T) {
 		{"endpoints", `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"bridge":{"DriverOpts":{"com.docker.network.endpoint.sysctls":"net.ipv4.conf.IFNAME.forwarding=1"}}}}}`},
 		{"endpoints", `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"bridge":{"Links":["a:b"]}}}}`},
 		{"endpoints", `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"bridge":{"Aliases":["db"]}}}}`},
-		{"endpoints", `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"bridge":{"MacAddress":"02:00:00:00:00:01"}}}}`},
+		{"mac-address", `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"bridge":{"MacAddress":"00:1b:21:00:00:01"}}}}`},
+		{"mac-address", `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"bridge":{"MacAddress":"03:00:00:00:00:01"}}}}`},
+		{"mac-address", `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"bridge":{"MacAddress":"ff:ff:ff:ff:ff:ff"}}}}`},
+		{"mac-address", `{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"bridge":{"MacAddress":"02:00:00:00:00:00:00:01"}}}}`},
 		{"cgroup-parent", host(`"CgroupParent":"/"`)},
 		{"cap-add", host(`"CapAdd":["SYS_ADMIN"]`)},
 		{"cap-add", host(`"CapAdd":["cap_sys_admin"]`)},
@@ -75,7 +78,10 @@ func TestRefused(t *testing.T) {
 		{"cap-drop", host(`"CapDrop":["CHOWN\n"]`)},
 		{"security-opt", host(`"SecurityOpt":["seccomp=unconfined"]`)},
 		{"security-opt", host(`"SecurityOpt":["seccomp:unconfined"]`)},
-		{"security-opt", host(`"SecurityOpt":["seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}"]`)},
+		{"security-opt", host(`"SecurityOpt":["seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"} x"]`)},
+		{"security-opt", host(`"SecurityOpt":["seccomp=/etc/profile.json"]`)},
+		{"security-opt", host(`"SecurityOpt":["seccomp=[]"]`)},
+		{"security-opt", host(`"SecurityOpt":["seccomp="]`)},
 		{"security-opt", host(`"SecurityOpt":["no-new-privileges","apparmor=unconfined"]`)},
 		{"security-opt", host(`"SecurityOpt":["no-new-privileges=false"]`)},
 		{"security-opt", host(`"SecurityOpt":["label:disable"]`)},
@@ -124,7 +130,10 @@ func TestRefused(t *testing.T) {
 		{"restart-policy", host(`"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":-1}`)},
 		{"storage-opt", host(`"StorageOpt":{"size":"1G"}`)},
 		{"links", host(`"Links":["other:x"]`)},
-		{"links", host(`"VolumesFrom":["other"]`)},
+		{"volumes-from", host(`"VolumesFrom":["other:shared"]`)},
+		{"volumes-from", host(`"VolumesFrom":["../other"]`)},
+		{"volumes-from", host(`"VolumesFrom":[""]`)},
+		{"volumes-from", host(`"VolumesFrom":["a:ro:b"]`)},
 		{"host-port", host(`"PortBindings":{"80/tcp":[{"HostPort":"22"}]}`)},
 		{"host-port", host(`"PortBindings":{"80/tcp":[{"HostPort":"079"}]}`)},
 		{"host-port", host(`"PortBindings":{"80/tcp":[{"HostPort":"1000-2000"}]}`)},
@@ -137,7 +146,7 @@ func TestRefused(t *testing.T) {
 		{"host-port", host(`"PortBindings":{"80/icmp":[{"HostPort":"8080"}]}`)},
 		{"host-port", host(`"PortBindings":{"":[{"HostPort":"8080"}]}`)},
 		{"exposed-port", `{"Image":"x","ExposedPorts":{"0/tcp":{}}}`},
-		{"extra-hosts", host(`"ExtraHosts":["h:host-gateway"]`)},
+		{"extra-hosts", host(`"ExtraHosts":["h:host-gateway6"]`)},
 		{"extra-hosts", host(`"ExtraHosts":["h\n6.6.6.6 x:1.2.3.4"]`)},
 		{"dns", host(`"DnsSearch":["a\nnameserver 6.6.6.6"]`)},
 		{"dns", host(`"DnsOptions":["a b"]`)},
@@ -197,6 +206,13 @@ func TestRefused(t *testing.T) {
 		{"volume-driver", mounts(`"Type":"volume","VolumeOptions":{"DriverConfig":{"Name":"local","Options":{"type":"none","o":"bind","device":"/"}}}`)},
 		{"volume-driver", mounts(`"Type":"volume","VolumeOptions":{"DriverConfig":{"Name":"other"}}`)},
 		{"volume-subpath", mounts(`"Type":"volume","Source":"vol","VolumeOptions":{"Subpath":"../x"}`)},
+		{"volume-subpath", mounts(`"Type":"volume","Source":"vol","VolumeOptions":{"Subpath":"/x"}`)},
+		{"volume-subpath", mounts(`"Type":"volume","Source":"vol","VolumeOptions":{"Subpath":"x/.."}`)},
+		{"volume-subpath", mounts(`"Type":"volume","Source":"vol","VolumeOptions":{"Subpath":"."}`)},
+		{"volume-subpath", mounts(`"Type":"volume","Source":"vol","VolumeOptions":{"Subpath":"a\nb"}`)},
+		{"bind-readonly", mounts(`"Type":"bind","Source":"/a","ReadOnly":true,"BindOptions":{"ReadOnlyNonRecursive":true}`)},
+		{"bind-readonly", mounts(`"Type":"bind","Source":"/a","BindOptions":{"ReadOnlyForceRecursive":true}`)},
+		{"bind-readonly", mounts(`"Type":"bind","Source":"/a","ReadOnly":true,"BindOptions":{"NonRecursive":true,"ReadOnlyForceRecursive":true}`)},
 		{"volume-ref", mounts(`"Type":"volume","Source":"/etc"`)},
 		{"tmpfs-options", host(`"Tmpfs":{"/t":"size=1,context=evil"}`)},
 		{"tmpfs-options", host(`"Tmpfs":{"/t":"suid"}`)},
@@ -224,13 +240,19 @@ func TestAllowed(t *testing.T) {
 		`{"Image":"x"}`,
 		host(`"IpcMode":"private","CgroupnsMode":"private","NetworkMode":"none"`),
 		host(`"SecurityOpt":["no-new-privileges:true","seccomp=builtin"]`),
+		host(`"SecurityOpt":["seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}"]`),
 		host(`"Sysctls":{"net.ipv4.ip_unprivileged_port_start":"0","net.ipv4.ping_group_range":"0 1"}`),
 		host(`"PortBindings":{"80/tcp":[{"HostPort":"80"},{"HostIp":"127.0.0.1","HostPort":"8000-8010"},{"HostPort":""},{"HostPort":"0"}]}`),
-		host(`"ExtraHosts":["a:1.2.3.4","b:::1","c=[::1]"]`),
+		host(`"VolumesFrom":["one","/two:ro","0123456789ab:rw"]`),
+		`{"Image":"x","NetworkingConfig":{"EndpointsConfig":{"bridge":{"MacAddress":"0a:00:00:00:00:01"}}}}`,
+		host(`"ExtraHosts":["h:host-gateway","a:1.2.3.4","b:::1","c=[::1]"]`),
 		host(`"LogConfig":{"Type":"local","Config":{"max-size":"1m"}},"Runtime":"crun","OomKillDisable":false,"OomScoreAdj":500`),
 		host(`"Tmpfs":{"/t":"","/u":"rw,noexec,size=64m,mode=1777"},"Mounts":[{"Type":"tmpfs","Target":"/v","TmpfsOptions":{"SizeBytes":1,"Mode":1023,"Options":[["noexec"]]}}]`),
 		host(`"Ulimits":[{"Name":"nofile","Hard":-1,"Soft":10},{"Name":"core","Hard":0,"Soft":0}],"RestartPolicy":{"Name":"on-failure","MaximumRetryCount":3}`),
 		mounts(`"Type":"volume","VolumeOptions":{"NoCopy":true,"DriverConfig":{"Name":"local"}}`),
+		mounts(`"Type":"volume","Source":"vol","VolumeOptions":{"Subpath":"a/b..c/d"}`),
+		mounts(`"Type":"bind","Source":"/a","BindOptions":{"NonRecursive":true,"Propagation":"rprivate"}`),
+		mounts(`"Type":"bind","Source":"/a","ReadOnly":true,"BindOptions":{"ReadOnlyForceRecursive":true,"Propagation":"rprivate"}`),
 		`{"Image":"x","User":"1000:users","Env":["A=b","UNSET"],"WorkingDir":"/a/b","Volumes":{"/data":{}},"StopSignal":"SIGRTMIN+3","Healthcheck":{"Test":["CMD","x"],"Interval":1000000000}}`,
 	} {
 		if _, _, err := create(t, policy.Caller{}, body); err != nil {
@@ -243,7 +265,7 @@ func TestCanonical(t *testing.T) {
 	got, binds, err := create(t, policy.Caller{}, `{"Image":"x","HostConfig":{
 		"Binds":["/data//a/:/x:ro","vol:/y","/b:/z:z"],
 		"Mounts":[{"Type":"bind","Source":"/c/","Target":"/w","BindOptions":{"CreateMountpoint":true}},{"Type":"bind","Source":"/d","Target":"/v","ReadOnly":true}],
-		"CapAdd":["chown","CAP_KILL"],"CapDrop":["all","net_raw"],"SecurityOpt":["no-new-privileges:true"],
+		"CapAdd":["chown","CAP_KILL"],"CapDrop":["all","net_raw"],"SecurityOpt":["no-new-privileges:true","seccomp:{ \"syscalls\": null }"],
 		"PidsLimit":0,"MemorySwappiness":-1,"ContainerIDFile":"/x"},
 		"NetworkingConfig":{"EndpointsConfig":{"default":{"NetworkID":"n","IPAddress":"172.30.0.9","GwPriority":3}}}}`)
 	if err != nil {
@@ -260,7 +282,7 @@ func TestCanonical(t *testing.T) {
 	if h.Mounts[0].Source != "/c" || h.PidsLimit != nil || h.MemorySwappiness != nil || h.ContainerIDFile != "" {
 		t.Errorf("not canonical: %+v", h)
 	}
-	if d := cmp.Diff([][]string{{"CAP_CHOWN", "CAP_KILL"}, {"ALL", "CAP_NET_RAW"}, {"no-new-privileges"}}, [][]string{h.CapAdd, h.CapDrop, h.SecurityOpt}); d != "" {
+	if d := cmp.Diff([][]string{{"CAP_CHOWN", "CAP_KILL"}, {"ALL", "CAP_NET_RAW"}, {"no-new-privileges", `seccomp={"syscalls":null}`}}, [][]string{h.CapAdd, h.CapDrop, h.SecurityOpt}); d != "" {
 		t.Errorf("names (-want +got):\n%s", d)
 	}
 	e := got.NetworkingConfig.EndpointsConfig["default"]
