@@ -273,7 +273,7 @@ func (s *Service) inherit(sc scope.Scope, from []string) ([]spec.Mount, error) {
 		}
 		c, err := s.index.find(sc.Tenant, ref)
 		if err != nil {
-			return nil, err
+			return nil, invalid("%v", err) // clients take "not found" for the image
 		}
 		for _, m := range c.view().Mounts {
 			if m.Type == mount.TypeTmpfs {

@@ -251,7 +251,7 @@ func TestVolumesFrom(t *testing.T) {
 		t.Error(diff)
 	}
 	a.tenant = "bob"
-	a.want(404, "POST", "/containers/create", container.CreateRequest{Config: &container.Config{Image: "busybox"}, HostConfig: hc})
+	a.want(400, "POST", "/containers/create", container.CreateRequest{Config: &container.Config{Image: "busybox"}, HostConfig: hc})
 }
 
 func TestParsePS(t *testing.T) {

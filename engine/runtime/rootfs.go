@@ -18,7 +18,7 @@ import (
 // Folders of a bundle where things are mounted.
 const (
 	rootDir   = "m" // the container's root
-	lowDir    = "l" // lower layers, only while the overlay is made
+	lowDir    = "l" // lower layers while the overlay is made, then volumes while a part of them is taken
 	rwDir     = "w" // id-mapped clone of the writable layer, only while the overlay is made
 	volumeDir = "v" // volumes, grants: v/0, v/1, …
 )
@@ -179,7 +179,13 @@ func (r *Runtime) volumePath(s *slot, i int) string {
 // attachVolume attaches a volume's clone, or a folder beneath it, at its place in the bundle.
 func (r *Runtime) attachVolume(s *slot, i int, clone *os.File, m Mount) error {
 	if m.Subpath != "" {
+		// Only what is attached to our mount namespace can be cloned once more: mountd's clone came from another.
+		low := filepath.Join(s.bundle, lowDir)
+		if err := unix.MoveMount(int(clone.Fd()), "", unix.AT_FDCWD, low, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("attach volume: %w", err)
+		}
 		sub, err := subpath(int(clone.Fd()), m.Subpath)
+		err = errors.Join(err, unix.Unmount(low, unix.MNT_DETACH))
 		if err != nil {
 			return err
 		}

@@ -38,7 +38,7 @@ func TestVolumeSubpath(t *testing.T) {
 		d.fails(125, "volume-subpath", "run", "--rm", "--mount", mount("../x"), "busybox", "true")
 		// A copy sees what the container sees, running or not.
 		name := d.name()
-		d.ok("create", "--name", name, "--mount", mount("a/b"), "busybox", "true")
+		d.ok("run", "--name", name, "--mount", mount("a/b"), "busybox", "true")
 		dir := d.folder()
 		d.ok("cp", name+":/s/file", dir+"/file")
 		d.want("", "cp", dir+"/file", name+":/s/copied")
