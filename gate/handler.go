@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -66,7 +67,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if d.match.Stream == route.Upgrade {
+	if d.match.Stream.Upgrades() {
 		done() // its body is small, and the stream may last
 	}
 	if err := g.carryOut(w, r, c, d); err != nil {
@@ -114,7 +115,7 @@ func (g *Gate) decide(w http.ResponseWriter, r *http.Request, c *client, rec *au
 	if m.Role != route.Anyone {
 		return nil, refusal.New(http.StatusForbidden, "role", "%s is not allowed for this caller", m.Op)
 	}
-	if err := checkUpgrade(r, m.Stream == route.Upgrade); err != nil {
+	if err := checkUpgrade(r, m.Stream); err != nil {
 		return nil, err
 	}
 	d := &decision{match: m}
@@ -207,7 +208,7 @@ func (g *Gate) check(c *client, d *decision, rec *audit.Record) error {
 func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, c *client, d *decision) error {
 	// What was begun for a client that goes away is finished or undone, not left in between.
 	ctx := r.Context()
-	if d.match.Op == "ContainerCreate" || d.match.Stream == route.Upgrade {
+	if d.match.Op == "ContainerCreate" || d.match.Stream.Upgrades() {
 		ctx = context.WithoutCancel(ctx)
 	}
 	s := scope.Scope{Tenant: string(c.caller.Tenant), UID: c.caller.UID, Admin: c.caller.Admin, Version: d.match.Version}
@@ -220,8 +221,8 @@ func (g *Gate) carryOut(w http.ResponseWriter, r *http.Request, c *client, d *de
 		g.dropAll(ctx, s.Grants)
 		return err
 	}
-	if d.match.Stream == route.Upgrade {
-		return g.engine.Stream(ctx, w, out, r.Header.Get("Upgrade") != "")
+	if d.match.Stream.Upgrades() {
+		return g.engine.Stream(ctx, w, out)
 	}
 	ping := d.match.Pattern == "/_ping"
 	if ping {
@@ -261,6 +262,9 @@ func (d *decision) encode(r *http.Request, s scope.Scope) (*forward.Request, err
 	s.Set(out.Header)
 	if d.auth != "" {
 		out.Header.Set(registry.AuthHeader, d.auth)
+	}
+	if d.match.Stream.Upgrades() {
+		out.Upgrade, out.Key = strings.ToLower(r.Header.Get("Upgrade")), r.Header.Get("Sec-Websocket-Key")
 	}
 	switch {
 	case d.raw:

@@ -70,6 +70,54 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// The handshake is answered by the gate itself; the engine gets one that the gate wrote.
+func TestWebSocket(t *testing.T) {
+	const key = "dGhlIHNhbXBsZSBub25jZQ==" // with its answer, of RFC 6455
+	target := "GET /v1.51/containers/a/attach/ws?stream=1&stdin=1"
+	good := []string{"Connection: Upgrade", "Upgrade: WebSocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + key, "Sec-WebSocket-Protocol: x"}
+	s := start(t)
+	s.backend.stream = echo("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: lie\r\nSec-WebSocket-Protocol: lie\r\n\r\n")
+	conn := s.dial(t)
+	if _, err := io.WriteString(conn, get(target, good...)+"hello"); err != nil {
+		t.Fatal(err)
+	}
+	reader := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := resp.Header
+	if resp.StatusCode != 101 || h.Get("Upgrade") != "websocket" || h.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" || h.Get("Sec-WebSocket-Protocol") != "" {
+		t.Errorf("head %d %v", resp.StatusCode, h)
+	}
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(reader); err != nil || string(got) != "hellobye" {
+		t.Errorf("stream %q, %v", got, err)
+	}
+	if r, _ := s.backend.last(t); r.Header.Get("Sec-WebSocket-Key") != key || r.Header.Get("Sec-WebSocket-Protocol") != "" || r.Header.Get("Upgrade") != "websocket" {
+		t.Errorf("the engine got %v", r.Header)
+	}
+	// SECURITY(T-101)
+	for _, tc := range []struct {
+		status  int
+		request string
+	}{
+		{403, get(target, append(good, "Origin: http://localhost")...)},
+		{403, get("GET /info", good...)},
+		{400, get("GET /info", good[:2]...)},
+		{400, get(target)},
+		{400, get(target, "Connection: Upgrade", "Upgrade: tcp")},
+		{400, get(target, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 8", good[3])},
+		{400, get(target, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: short")},
+	} {
+		if resp, body := start(t).raw(t, tc.request); resp.StatusCode != tc.status {
+			t.Errorf("%s: %d %s", tc.request, resp.StatusCode, body)
+		}
+	}
+}
+
 // An exec that is refused or detached is an ordinary answer, and the connection goes on.
 func TestStreamThatIsNone(t *testing.T) {
 	s := start(t)

@@ -83,66 +83,100 @@ func (c *item) forget(p *pending) {
 	delete(c.pending, p)
 }
 
-func (s *Service) handleAttach(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+// attachment is what a client wants to be attached to.
+type attachment struct {
+	c       *item
+	v       *view
+	streams runtime.Attach // without the client's ends
+	stdin   bool
+	logs    bool // what was written before, first
+	live    bool // what is written from now on
+	task    runtime.Task
+	wait    *pending // for the start, without a task
+}
+
+// attachment reads a request to attach; over must be called when it is done.
+func (s *Service) attachment(r *http.Request, sc scope.Scope) (*attachment, error) {
 	q := r.URL.Query()
 	keys, err := detachKeys(q.Get("detachKeys"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c, err := s.index.find(sc.Tenant, r.PathValue("id"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	v := c.view()
 	switch {
 	case v.State.Paused:
-		return conflict("container %s is paused, unpause the container before attach", r.PathValue("id"))
+		return nil, conflict("container %s is paused, unpause the container before attach", r.PathValue("id"))
 	case v.State.Restarting:
-		return conflict("container %s is restarting, wait until the container is running", r.PathValue("id"))
+		return nil, conflict("container %s is restarting, wait until the container is running", r.PathValue("id"))
 	case v.State.Removing || v.State.Dead:
-		return conflict("container %s is marked for removal and cannot be attached", r.PathValue("id"))
+		return nil, conflict("container %s is marked for removal and cannot be attached", r.PathValue("id"))
 	}
-	stdin := boolOf(q.Get("stdin")) && v.Config.OpenStdin
-	a := runtime.Attach{Stdout: boolOf(q.Get("stdout")), Stderr: boolOf(q.Get("stderr")), DetachKeys: keys}
-	live := boolOf(q.Get("stream"))
-	var task runtime.Task
-	var p *pending
-	if live {
+	a := &attachment{
+		c: c, v: v, stdin: boolOf(q.Get("stdin")) && v.Config.OpenStdin, logs: boolOf(q.Get("logs")), live: boolOf(q.Get("stream")),
+		streams: runtime.Attach{Stdout: boolOf(q.Get("stdout")), Stderr: boolOf(q.Get("stderr")), DetachKeys: keys},
+	}
+	if a.live {
 		// Before the client hears from us, so that it cannot start the container too early.
-		if task, p = c.target(); p != nil {
-			defer c.forget(p)
-			defer p.connected()
-		}
+		a.task, a.wait = c.target()
 	}
-	stream, err := httpapi.Hijack(w, r, contentType(v.Config.Tty, sc.Version))
+	return a, nil
+}
+
+// over lets a start go on that waits for this attachment.
+func (a *attachment) over() {
+	if a.wait != nil {
+		a.wait.connected()
+		a.c.forget(a.wait)
+	}
+}
+
+// replay writes what the container has written before.
+func (a *attachment) replay(ctx context.Context, w io.Writer) error {
+	o := logfile.Options{Stdout: a.streams.Stdout, Stderr: a.streams.Stderr, Tail: -1}
+	return logfile.Copy(ctx, w, a.v.LogPath, o, a.v.Config.Tty, nil)
+}
+
+func (s *Service) handleAttach(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
+	q, err := s.attachment(r, sc)
+	if err != nil {
+		return err
+	}
+	defer q.over()
+	stream, err := httpapi.Hijack(w, r, contentType(q.v.Config.Tty, sc.Version))
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	s.publish(v, events.ActionAttach)
-	if boolOf(q.Get("logs")) {
-		o := logfile.Options{Stdout: a.Stdout, Stderr: a.Stderr, Tail: -1}
-		if err := logfile.Copy(ctx, stream, v.LogPath, o, v.Config.Tty, nil); err != nil {
+	s.publish(q.v, events.ActionAttach)
+	if q.logs {
+		if err := q.replay(ctx, stream); err != nil {
 			return closed(err)
 		}
 	}
-	if !live {
+	if !q.live {
 		return nil
 	}
+	a := q.streams
 	a.Out = stream
-	if stdin {
+	if q.stdin {
 		a.In = stream
 	} else {
 		go watchHangup(ctx, stream.Conn, cancel)
 	}
-	return s.attach(ctx, c, task, p, a, stream)
+	return s.attach(ctx, q, a, stream.CloseWrite)
 }
 
-// attach connects a client to a task, waiting for the start if there is none yet.
-func (s *Service) attach(ctx context.Context, c *item, task runtime.Task, p *pending, a runtime.Attach, stream *httpapi.Stream) error {
-	if p != nil {
+// attach connects a client to a task, waiting for the start if there is none yet. end tells the client that nothing more
+// comes.
+func (s *Service) attach(ctx context.Context, q *attachment, a runtime.Attach, end func() error) error {
+	task := q.task
+	if p := q.wait; p != nil {
 		select {
 		case t, ok := <-p.task:
 			if !ok {
@@ -156,11 +190,11 @@ func (s *Service) attach(ctx context.Context, c *item, task runtime.Task, p *pen
 	}
 	err := task.Attach(ctx, a)
 	if errors.Is(err, runtime.ErrDetached) {
-		s.publish(c.view(), events.ActionDetach)
+		s.publish(q.c.view(), events.ActionDetach)
 		return nil
 	}
 	if err == nil {
-		err = stream.CloseWrite()
+		err = end()
 	}
 	return closed(err)
 }

@@ -97,6 +97,7 @@ func (s *Service) Routes(rt *httpapi.Router) {
 	rt.Handle("POST /containers/{id}/wait", s.handleWait)
 	rt.Handle("POST /containers/{id}/resize", s.handleResize)
 	rt.Handle("POST /containers/{id}/attach", s.handleAttach)
+	rt.Handle("GET /containers/{id}/attach/ws", s.handleAttachWebSocket)
 	rt.Handle("POST /containers/{id}/exec", s.handleExecCreate)
 	rt.Handle("DELETE /containers/{id}", s.handleRemove)
 	rt.Handle("POST /exec/{id}/start", s.handleExecStart)

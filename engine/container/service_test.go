@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
@@ -220,6 +221,40 @@ func TestStandardInput(t *testing.T) {
 	if logs := a.want(200, "GET", "/containers/"+id+"/logs?stdout=1", nil); !strings.HasSuffix(logs, "ping") {
 		t.Errorf("logs %q", logs)
 	}
+}
+
+func TestWebSocket(t *testing.T) {
+	a := newAPI(t)
+	for _, tty := range []bool{false, true} {
+		id := a.create("", container.Config{Cmd: []string{"cat"}, OpenStdin: true, StdinOnce: true, Tty: tty}, nil)
+		header := a.request("GET", "/", nil).Header
+		conn, _, err := websocket.Dial(t.Context(), a.srv.URL+"/containers/"+id+"/attach/ws?stream=1&stdin=1&stdout=1&stderr=1", &websocket.DialOptions{HTTPHeader: header})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.want(204, "POST", "/containers/"+id+"/start", nil)
+		for _, part := range []string{"pi", "ng"} {
+			if err := conn.Write(t.Context(), websocket.MessageText, []byte(part)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out strings.Builder
+		for out.Len() < 4 {
+			kind, data, err := conn.Read(t.Context())
+			if err != nil || kind != websocket.MessageBinary {
+				t.Fatalf("after %q: %v %v", out.String(), kind, err)
+			}
+			out.Write(data)
+		}
+		if out.String() != "ping" {
+			t.Errorf("output %q", out.String())
+		}
+		a.want(204, "POST", "/containers/"+id+"/kill", nil)
+		if _, _, err := conn.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusNormalClosure {
+			t.Errorf("end: %v", err)
+		}
+	}
+	a.want(404, "GET", "/containers/none/attach/ws", nil)
 }
 
 func TestLifecycle(t *testing.T) {

@@ -30,6 +30,9 @@ type Request struct {
 	Header http.Header
 	Body   io.Reader // nil: none
 	Length int64     // of Body; -1: unknown
+	// Upgrade is what the connection shall become: "tcp", "websocket", or "" for the older form without a word.
+	Upgrade string
+	Key     string // of a WebSocket's handshake
 }
 
 // restart is how long a request waits for an engine that is not there, as while it is started anew.

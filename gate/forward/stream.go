@@ -3,6 +3,8 @@ package forward
 import (
 	"bufio"
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +20,9 @@ const lingering = 30 * time.Second
 // hangUpCheck is how often a client that has ended its direction is asked whether it is still there.
 const hangUpCheck = time.Second
 
+// webSocket is the protocol's name in Upgrade.
+const webSocket = "websocket"
+
 // halfCloser is a connection whose writing side can be closed alone.
 type halfCloser interface {
 	net.Conn
@@ -28,7 +33,7 @@ type halfCloser interface {
 // answer that is no stream is copied like any other. Errors are returned only before the client got anything.
 //
 // SECURITY(T-205): the request is decided on before; the connection to the engine is this stream's alone.
-func (e *Engine) Stream(ctx context.Context, w http.ResponseWriter, r *Request, upgrade bool) error {
+func (e *Engine) Stream(ctx context.Context, w http.ResponseWriter, r *Request) error {
 	dialled, err := e.dial(ctx)
 	if err != nil {
 		return e.unreachable(err)
@@ -39,9 +44,13 @@ func (e *Engine) Stream(ctx context.Context, w http.ResponseWriter, r *Request, 
 	if err != nil {
 		return err
 	}
-	if upgrade {
+	if r.Upgrade != "" {
 		req.Header.Set("Connection", "Upgrade")
-		req.Header.Set("Upgrade", "tcp")
+		req.Header.Set("Upgrade", r.Upgrade)
+	}
+	if r.Upgrade == webSocket {
+		req.Header.Set("Sec-WebSocket-Key", r.Key)
+		req.Header.Set("Sec-WebSocket-Version", "13")
 	}
 	if err := req.Write(backend); err != nil {
 		return e.unreachable(err)
@@ -66,7 +75,7 @@ func (e *Engine) Stream(ctx context.Context, w http.ResponseWriter, r *Request, 
 		return errors.New("hijack: the connection cannot be half closed")
 	}
 	_ = client.SetDeadline(time.Time{})
-	if _, err := client.Write(head(resp, w.Header())); err != nil {
+	if _, err := client.Write(head(resp, w.Header(), r)); err != nil {
 		return nil // the client is gone
 	}
 	pump(client, buffered.Reader, backend, reader)
@@ -84,16 +93,23 @@ func isStream(resp *http.Response) bool {
 }
 
 // head is the answer's head for the client.
-func head(resp *http.Response, own http.Header) []byte {
+func head(resp *http.Response, own http.Header, r *Request) []byte {
 	h := own.Clone()
 	copyHeaders(h, resp.Header)
 	h.Del("Content-Length")
 	var b strings.Builder
-	if resp.StatusCode == http.StatusSwitchingProtocols {
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols && r.Upgrade == webSocket:
+		b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+		h.Del("Content-Type")
+		h.Set("Connection", "Upgrade")
+		h.Set("Upgrade", webSocket)
+		h.Set("Sec-WebSocket-Accept", accept(r.Key))
+	case resp.StatusCode == http.StatusSwitchingProtocols:
 		b.WriteString("HTTP/1.1 101 UPGRADED\r\n")
 		h.Set("Connection", "Upgrade")
 		h.Set("Upgrade", "tcp")
-	} else {
+	default:
 		b.WriteString("HTTP/1.1 200 OK\r\n")
 		h.Del("Connection")
 		h.Del("Upgrade")
@@ -101,6 +117,12 @@ func head(resp *http.Response, own http.Header) []byte {
 	_ = h.Write(&b) // a Builder does not fail
 	b.WriteString("\r\n")
 	return []byte(b.String())
+}
+
+// accept answers a WebSocket's key (RFC 6455, section 4.2.2).
+func accept(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // the protocol's, no secret hangs on it
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // pump copies both directions; the end of one is passed on while the other goes on.

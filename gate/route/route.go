@@ -48,10 +48,14 @@ type Stream int
 
 // The streams.
 const (
-	None    Stream = iota // body and query only; the answer may stream
-	Upload                // the request's body is opaque and goes on after the decision
-	Upgrade               // the connection becomes a stream in both directions after the decision
+	None      Stream = iota // body and query only; the answer may stream
+	Upload                  // the request's body is opaque and goes on after the decision
+	Upgrade                 // the connection becomes a stream in both directions after the decision
+	WebSocket               // likewise, in frames of RFC 6455
 )
+
+// Upgrades tells whether the connection becomes a stream in both directions.
+func (s Stream) Upgrades() bool { return s == Upgrade || s == WebSocket }
 
 // Role is who may use an endpoint. The zero value is nobody.
 type Role int

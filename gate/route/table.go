@@ -97,7 +97,7 @@ var containerRoutes = []Route{
 	{Method: "POST", Pattern: "/containers/{id}/pause", Op: "ContainerPause", Role: Anyone},
 	{Method: "POST", Pattern: "/containers/{id}/unpause", Op: "ContainerUnpause", Role: Anyone},
 	{Method: "POST", Pattern: "/containers/{id}/attach", Op: "ContainerAttach", Role: Anyone, Stream: Upgrade, Query: attach},
-	{Method: "GET", Pattern: "/containers/{id}/attach/ws", Op: "ContainerAttachWebsocket", Missing: "WebSockets are not supported; use POST /containers/{id}/attach"},
+	{Method: "GET", Pattern: "/containers/{id}/attach/ws", Op: "ContainerAttachWebsocket", Role: Anyone, Stream: WebSocket, Query: attach},
 	{Method: "POST", Pattern: "/containers/{id}/wait", Op: "ContainerWait", Role: Anyone, Query: []Param{{Name: "condition", Kind: Enum, Values: []string{"", "not-running", "next-exit", "removed"}}}},
 	{Method: "DELETE", Pattern: "/containers/{id}", Op: "ContainerDelete", Role: Anyone, Query: []Param{{Name: "v", Kind: Bool}, force, {Name: "link", Kind: Bool}}},
 	{Method: "HEAD", Pattern: "/containers/{id}/archive", Op: "ContainerArchiveInfo", Role: Anyone, Query: []Param{{Name: "path", Kind: Path}}},
