@@ -45,7 +45,7 @@ var hostRules = slices.Concat(namespaceRules, privilegeRules, resourceRules, net
 var namespaceRules = []rule{
 	{
 		id: "namespaces", threat: "T-302", fields: []string{"HostConfig.PidMode", "HostConfig.IpcMode", "HostConfig.UTSMode", "HostConfig.UsernsMode", "HostConfig.CgroupnsMode", "HostConfig.Cgroup", "HostConfig.Isolation"},
-		remedy: "leave it out: each container has its own namespaces; sharing another container's is not supported yet",
+		remedy: "leave it out: each container has its own namespaces and ids, and shares none with another container",
 		bad: func(s *subject) (string, string) {
 			h := s.host
 			return first(pair(isSet("HostConfig.PidMode", string(h.PidMode))),
