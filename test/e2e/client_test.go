@@ -105,7 +105,7 @@ func (d client) start(args ...string) string {
 	return name
 }
 
-// sleeper starts a busybox that waits, with an init that heeds signals.
+// sleeper starts a busybox that waits and ends at SIGTERM.
 func (d client) sleeper(options ...string) string {
 	d.t.Helper()
 	return d.start(append(options, "busybox", "sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait")...)
