@@ -10,8 +10,8 @@ import (
 	"stockade/test/harness"
 )
 
-// TestSystemPrune holds that it ends well although there is no build cache.
-func TestSystemPrune(t *testing.T) {
+// TestSystemPruneEndsWell holds that it ends well although there is no build cache.
+func TestSystemPruneEndsWell(t *testing.T) {
 	both(t, func(t *testing.T, d client) {
 		kept := d.sleeper()
 		if out := d.ok("system", "prune", "-f", "--filter", "label=e2e-none"); !strings.Contains(out, "Total reclaimed space: 0B") {
