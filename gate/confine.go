@@ -12,7 +12,7 @@ func Confine(log *slog.Logger) error {
 	return confine.Process(confine.Spec{
 		Process: "gate",
 		Calls: confine.Join(confine.UnixServer, confine.UnixClient, confine.Streams, []confine.Calls{
-			{Why: "room for audit records", Names: []string{"fallocate"}},
+			{Why: "room for audit records", Names: []string{"fallocate", "fstat"}},
 		}),
 		Log: log,
 	})
