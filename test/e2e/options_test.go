@@ -3,9 +3,12 @@
 package e2e
 
 import (
+	"net/http"
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/coder/websocket"
 
 	"stockade/test/harness"
 )
@@ -161,4 +164,35 @@ func TestUpdateRefused(t *testing.T) {
 		}
 		d.state(name, "running")
 	})
+}
+
+// TestAttachWebSocket goes through the whole server: standard input in, unmarked output back, an end.
+func TestAttachWebSocket(t *testing.T) {
+	d := docker(t)
+	name := d.name()
+	d.ok("create", "-i", "--name", name, "busybox", "sh", "-c", "read line; echo got $line; echo err >&2")
+	url := "http://localhost/v1.47/containers/" + name + "/attach/ws?stream=1&stdin=1&stdout=1&stderr=1"
+	client := d.s.Client(t, d.s.User)
+	conn, _, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{HTTPClient: client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.ok("start", name)
+	if err := conn.Write(t.Context(), websocket.MessageText, []byte("hello\n")); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	for err == nil {
+		var data []byte
+		_, data, err = conn.Read(t.Context())
+		out.Write(data)
+	}
+	if websocket.CloseStatus(err) != websocket.StatusNormalClosure || !strings.Contains(out.String(), "got hello\n") || !strings.Contains(out.String(), "err\n") {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	// SECURITY(T-101): a page in a browser cannot.
+	_, resp, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{HTTPClient: client, HTTPHeader: http.Header{"Origin": {"http://localhost"}}})
+	if err == nil || resp == nil || resp.StatusCode != http.StatusForbidden {
+		t.Errorf("with an Origin: %v, %v", resp, err)
+	}
 }
