@@ -72,13 +72,13 @@ func (s *Service) recover(ctx context.Context, c *item) (restart bool, err error
 		select {
 		case <-task.Done():
 		default:
-			err := c.update(s.st, func(v *view) {
+			err := c.force(s.st, func(v *view) {
 				v.State.Running, v.State.Restarting, v.State.StartedBefore = true, false, true
 				v.State.StartedAt, v.State.ExitCode, v.State.Error = task.Started().UTC(), 0, ""
 				v.Task, v.Health = task, initialHealth(v.Config.Healthcheck)
 			})
-			if err != nil {
-				return false, err
+			if err != nil { // a full disk must not keep the server from starting
+				s.cfg.Log.Error("record running container", "container", v.ID, "err", err)
 			}
 			s.startHealth(c, task)
 			s.background(func() { s.watch(c, task) })
@@ -92,11 +92,11 @@ func (s *Service) recover(ctx context.Context, c *item) (restart bool, err error
 		} else if v.State.Restarting {
 			exit = runtime.Exit{Code: v.State.ExitCode, At: v.State.FinishedAt}
 		}
-		if err := c.update(s.st, func(v *view) {
+		if err := c.force(s.st, func(v *view) {
 			v.State.Running, v.State.Paused, v.State.Restarting = false, false, false
 			v.State.ExitCode, v.State.OOMKilled, v.State.FinishedAt, v.State.Error = exit.Code, exit.OOM, exit.At.UTC(), exit.Err
 		}); err != nil {
-			return false, err
+			s.cfg.Log.Error("record end of container", "container", v.ID, "err", err)
 		}
 	}
 	if task != nil {

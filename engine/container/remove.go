@@ -111,8 +111,9 @@ func (c *item) endRemoval() {
 func (s *Service) takeApart(ctx context.Context, c *item, volumes bool) error {
 	v := c.view()
 	if len(v.Mounts) > 0 {
-		if err := c.update(s.st, func(*view) {}); err != nil { // "removing" is on disk before volumes go
-			return err
+		// "Removing" is on disk before volumes go; on a full disk they go without, as nothing else makes room.
+		if err := c.update(s.st, func(*view) {}); err != nil {
+			s.cfg.Log.Error("record removal", "container", v.ID, "err", err)
 		}
 	}
 	if err := s.cfg.Runtime.Release(ctx, v.ID); err != nil {

@@ -98,8 +98,10 @@ func (s *Server) forget(ids []string) error {
 	if len(next) == len(before) {
 		return nil
 	}
+	// A full disk must not keep a container's network alive: records that tell of too many endpoints are put right by the
+	// engine, which ends those that it does not know.
 	if err := s.store.save(next); err != nil {
-		return err
+		s.log.Error("records of ended endpoints stay", "err", err)
 	}
 	s.endpoints = next
 	if err := s.apply(nil, del); err != nil {

@@ -125,8 +125,8 @@ func (s *Server) start() error {
 	if err := s.reconcile(bridge); err != nil {
 		return err
 	}
-	if err := s.store.save(s.endpoints); err != nil {
-		return err
+	if err := s.store.save(s.endpoints); err != nil { // what could not be forgotten is forgotten by the next start
+		s.log.Error("records of ended endpoints stay", "err", err)
 	}
 	return s.rules.rebuild(s.endpoints)
 }
