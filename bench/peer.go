@@ -128,7 +128,9 @@ func podmanRun(ctx context.Context, rounds int) (float64, error) {
 	}()
 	var v []float64
 	for range rounds {
-		ms, err := timed(func() error { return podman(nil, "run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", image, "true") })
+		ms, err := timed(func() error {
+			return podman(nil, "run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", image, "true")
+		})
 		if err != nil {
 			return 0, err
 		}

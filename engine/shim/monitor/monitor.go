@@ -58,6 +58,7 @@ func stub() error {
 			return err
 		}
 	}
+	defaultSignals()
 	return syscall.Exec(order.Argv[0], order.Argv, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})
 }
 
