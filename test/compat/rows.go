@@ -37,7 +37,7 @@ var Known = []Row{
 	{"* / GET /containers/*", "field .HostConfig.OomKillDisable bool, ours null", "a container cannot leave the OOM killer out, and the value says nothing"},
 	{"* / GET /containers/*", "field .HostConfig.Runtime missing, ours string", newer},
 	{"* / GET /containers/*/stats*", "field .pids_stats.limit missing, ours number", "every container has a limit of processes"},
-	{"* / GET /containers/*/stats*", "field .blkio_stats.* array, ours null", "there are no statistics of block devices: they name devices of the host"},
+	{"* / GET /containers/*/stats*", "field .blkio_stats.* array, ours null", "lists without entries are null, as Docker answers for control groups of version 2"},
 	{"* / GET /containers/*/stats*", "field .memory_stats.stats.* missing, ours number", "all values that the kernel gives are passed on"},
 	{"*", `stderr "Error response from daemon: Container *", ours "Error response from daemon: container *"`, newer},
 	{"*", `value .message "Container <id> is not *", ours "container <id> is not *"`, newer},
