@@ -57,10 +57,10 @@ const Patience = 60 * time.Second
 
 // Server is the running server.
 type Server struct {
-	Repo     string // root of the source
-	User     User   // an ordinary user in the API socket's group
-	Outsider User   // an ordinary user who is not
-	cmd      *exec.Cmd
+	Repo     string        // root of the source
+	User     User          // an ordinary user in the API socket's group
+	Outsider User          // an ordinary user who is not
+	ended    chan struct{} // closed when the supervisor has ended; nil: none was started
 }
 
 // Options change the server of a package.
@@ -245,8 +245,16 @@ func (s *Server) Stockade(args ...string) (string, error) {
 	return string(out), err
 }
 
-// Up starts the supervisor and waits until the server is healthy.
+// Up starts the supervisor and waits until the server is healthy. One that was killed is waited for: it holds its lock to
+// the very end.
 func (s *Server) Up() error {
+	if s.ended != nil {
+		select {
+		case <-s.ended:
+		case <-time.After(Patience):
+			return errors.New("the supervisor before still runs")
+		}
+	}
 	log, err := os.OpenFile(Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -258,14 +266,18 @@ func (s *Server) Up() error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	s.cmd = cmd
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	var how error
+	go func() {
+		how = cmd.Wait()
+		close(ended)
+	}()
+	s.ended = ended
 	deadline := time.Now().Add(Patience)
 	for {
 		select {
-		case err := <-ended:
-			return fmt.Errorf("the supervisor ended: %v", err)
+		case <-ended:
+			return fmt.Errorf("the supervisor ended: %v", how)
 		default:
 		}
 		st, err := s.Status()
