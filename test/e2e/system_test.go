@@ -105,6 +105,7 @@ func TestNotYet(t *testing.T) {
 
 func TestDiskUsage(t *testing.T) {
 	both(t, func(t *testing.T, d client) {
+		d.ok("volume", "prune", "-a", "-f") // what other tests left
 		name := d.sleeper("-v", "/anonymous")
 		d.ok("exec", name, "dd", "if=/dev/zero", "of=/file", "bs=1M", "count=3")
 		d.ok("exec", name, "dd", "if=/dev/zero", "of=/anonymous/file", "bs=1M", "count=2")
