@@ -79,31 +79,31 @@ func TestBinds(t *testing.T) {
 		dir := d.folder()
 		d.host("sh", "-c", "echo from-host >"+dir+"/file")
 		// Files that the container's root makes are the caller's.
-		d.want("from-host", "run", "--rm", "-v", dir+":/work", "busybox", "sh", "-c", "cat /work/file; echo x >/work/made; mkdir -m 700 /work/folder")
+		d.want("from-host", "run", "--rm", "-v", dir+":/here", "busybox", "sh", "-c", "cat /here/file; echo x >/here/made; mkdir -m 700 /here/folder")
 		if got := d.owner(dir + "/made"); got != "stockade-demo:stockade-demo 644" {
 			t.Errorf("made inside: %s", got)
 		}
 		if got := d.owner(dir + "/folder"); got != "stockade-demo:stockade-demo 700" {
 			t.Errorf("made inside: %s", got)
 		}
-		d.want("0 0", "run", "--rm", "-v", dir+":/work", "busybox", "stat", "-c", "%u %g", "/work/file")
+		d.want("0 0", "run", "--rm", "-v", dir+":/here", "busybox", "stat", "-c", "%u %g", "/here/file")
 		// The container's configured user stands for the caller.
-		d.want("1000 100", "run", "--rm", "-u", "1000:100", "-v", dir+":/work", "busybox", "sh", "-c", "stat -c '%u %g' /work/file; touch /work/by-user")
+		d.want("1000 100", "run", "--rm", "-u", "1000:100", "-v", dir+":/here", "busybox", "sh", "-c", "stat -c '%u %g' /here/file; touch /here/by-user")
 		if got := d.owner(dir + "/by-user"); !strings.HasPrefix(got, "stockade-demo:") {
 			t.Errorf("made by a user inside: %s", got)
 		}
-		d.fails(1, "Read-only file system", "run", "--rm", "-v", dir+":/work:ro", "busybox", "touch", "/work/x")
-		d.fails(1, "Read-only file system", "run", "--rm", "--mount", "type=bind,source="+dir+",target=/work,readonly", "busybox", "touch", "/work/x")
+		d.fails(1, "Read-only file system", "run", "--rm", "-v", dir+":/here:ro", "busybox", "touch", "/here/x")
+		d.fails(1, "Read-only file system", "run", "--rm", "--mount", "type=bind,source="+dir+",target=/here,readonly", "busybox", "touch", "/here/x")
 		d.want("from-host", "run", "--rm", "-v", dir+"/file:/etc/motd:ro", "busybox", "cat", "/etc/motd")
 
 		// -v makes what is missing, as the caller; --mount does not.
-		d.ok("run", "--rm", "-v", dir+"/new/deep:/work", "busybox", "true")
+		d.ok("run", "--rm", "-v", dir+"/new/deep:/here", "busybox", "true")
 		if got := d.owner(dir + "/new/deep"); !strings.HasPrefix(got, "stockade-demo:stockade-demo") {
 			t.Errorf("made for -v: %s", got)
 		}
-		d.fails(125, "bind source path does not exist", "run", "--rm", "--mount", "type=bind,source="+dir+"/missing,target=/work", "busybox", "true")
+		d.fails(125, "bind source path does not exist", "run", "--rm", "--mount", "type=bind,source="+dir+"/missing,target=/here", "busybox", "true")
 		// The client makes 126 of every error that speaks of permission.
-		d.fails(126, "permission denied", "run", "--rm", "-v", "/root/e2e-missing/x:/work", "busybox", "true")
+		d.fails(126, "permission denied", "run", "--rm", "-v", "/root/e2e-missing/x:/here", "busybox", "true")
 		if _, err := os.Lstat("/root/e2e-missing"); err == nil {
 			t.Error("a folder was made that the caller could not make")
 		}

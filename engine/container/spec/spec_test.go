@@ -62,7 +62,7 @@ func TestMergeRest(t *testing.T) {
 	img.Labels = map[string]string{"a": "image", "b": "image"}
 	img.Volumes = map[string]struct{}{"/v": {}}
 	img.ExposedPorts = map[string]struct{}{"80/tcp": {}}
-	img.User, img.WorkingDir, img.StopSignal = "app", "/work/./x", "SIGINT"
+	img.User, img.WorkingDir, img.StopSignal = "app", "/app/./x", "SIGINT"
 	img.Healthcheck = &dockerspec.HealthcheckConfig{Test: []string{"CMD", "t"}, Retries: 5}
 	cfg := &container.Config{
 		Env: []string{"A=client", "C"}, Labels: map[string]string{"a": "client"}, Healthcheck: &container.HealthConfig{Retries: 2},
@@ -76,7 +76,7 @@ func TestMergeRest(t *testing.T) {
 	}
 	want := `{"Hostname":"","Domainname":"","User":"app","AttachStdin":false,"AttachStdout":false,"AttachStderr":false,` +
 		`"ExposedPorts":{"80/tcp":{}},"Tty":false,"OpenStdin":false,"StdinOnce":false,"Env":["A=client","C","B=image"],"Cmd":["c"],` +
-		`"Healthcheck":{"Test":["CMD","t"],"Retries":2},"Image":"","Volumes":{"/v":{}},"WorkingDir":"/work/x","Entrypoint":null,` +
+		`"Healthcheck":{"Test":["CMD","t"],"Retries":2},"Image":"","Volumes":{"/v":{}},"WorkingDir":"/app/x","Entrypoint":null,` +
 		`"Labels":{"a":"client","b":"image"},"StopSignal":"SIGINT"}`
 	if diff := cmp.Diff(want, string(got)); diff != "" {
 		t.Error(diff)
