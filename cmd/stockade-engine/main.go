@@ -7,12 +7,17 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"stockade/api/setting"
 	"stockade/engine"
 	"stockade/internal/boot"
 )
+
+// The main thread can never end: no goroutine that changes its thread for good (network namespace, file system identity)
+// may get it.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil)).With("process", "engine")
