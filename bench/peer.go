@@ -29,7 +29,8 @@ func startPeer(ctx context.Context, program string) (side, func(), error) {
 		return side{}, nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command(program, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+	// In a network namespace of its own, so that its bridge and rules end with it.
+	cmd := exec.Command("unshare", "--net", program, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
 		"--pidfile", filepath.Join(dir, "pid"), "-H", "unix://"+s.host)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
