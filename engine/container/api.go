@@ -31,17 +31,6 @@ func (s *Service) Lookup(tenant, ref string) (Info, error) {
 	return info(c.view()), nil
 }
 
-// VolumeMounts are the volumes of a container as the runtime shows them in an opened root.
-func (i Info) VolumeMounts() []runtime.Mount {
-	var out []runtime.Mount
-	for _, m := range spec.RuntimeMounts(i.Mounts) {
-		if m.Volume != "" {
-			out = append(out, m)
-		}
-	}
-	return out
-}
-
 // Each calls f with every container of a tenant, youngest first; "" means every tenant.
 func (s *Service) Each(tenant string, f func(Info)) {
 	for _, c := range s.sorted(tenant) {

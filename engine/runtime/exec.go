@@ -31,6 +31,10 @@ func (t *task) Exec(ctx context.Context, e ExecSpec) (Exec, error) {
 	if err := t.over(); err != nil {
 		return nil, err
 	}
+	path, err := t.runtimePath()
+	if err != nil {
+		return nil, err
+	}
 	// Relative to the bundle, where the monitor works.
 	rel := filepath.Join("e", e.ID[:min(16, len(e.ID))])
 	x := &execution{t: t, id: e.ID, tty: e.TTY, dir: filepath.Join(t.slot.bundle, rel), done: make(chan struct{})}
@@ -44,7 +48,7 @@ func (t *task) Exec(ctx context.Context, e ExecSpec) (Exec, error) {
 	}
 	run := shim.Run{TTY: e.TTY, Stdin: e.Stdin, StdinOnce: true, PIDFile: filepath.Join(rel, "pid"), LogFile: filepath.Join(rel, "log"), Console: filepath.Join(rel, "tty")}
 	run.UID, run.GID = int(base(t.slot.block)+process.User.UID), int(base(t.slot.block)+process.User.GID)
-	run.Argv = append(t.runtimeArgs(t.r.cfg.Runtimes["runc"], run.LogFile), "exec", "--process", filepath.Join(rel, "process.json"), "--detach", "--pid-file", run.PIDFile)
+	run.Argv = append(t.runtimeArgs(path, run.LogFile), "exec", "--process", filepath.Join(rel, "process.json"), "--detach", "--pid-file", run.PIDFile)
 	if e.TTY {
 		run.Argv = append(run.Argv, "--console-socket", run.Console)
 		if c := process.ConsoleSize; c != nil {

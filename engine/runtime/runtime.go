@@ -216,6 +216,7 @@ func (r *Runtime) publish(ctx context.Context, t *task, s Spec) error {
 type state struct {
 	Container string           `json:"container"`
 	Tenant    string           `json:"tenant"`
+	Runtime   string           `json:"runtime,omitempty"` // name from the settings
 	Block     uint32           `json:"block"`
 	PID       int              `json:"pid,omitempty"`
 	StartTime uint64           `json:"startTime,omitempty"` // of the process, against reuse of its pid

@@ -39,7 +39,7 @@ type task struct {
 }
 
 func newTask(r *Runtime, s Spec, sl *slot) *task {
-	st := state{Container: s.ID, Tenant: s.Tenant, Block: sl.block, TTY: s.TTY}
+	st := state{Container: s.ID, Tenant: s.Tenant, Runtime: s.Runtime, Block: sl.block, TTY: s.TTY}
 	return &task{r: r, id: s.ID, slot: sl, tty: s.TTY, state: st, done: make(chan struct{})}
 }
 
@@ -48,15 +48,24 @@ func (t *task) runtimeArgs(path, logFile string) []string {
 	return []string{path, "--root", filepath.Join(t.r.cfg.Run, "r"), "--log", logFile, "--log-format", "json"}
 }
 
-// create has the monitor run the OCI runtime's create.
-func (t *task) create(ctx context.Context, s Spec) error {
-	name := s.Runtime
+// runtimePath is the OCI runtime that the container was made with: its execs need the same.
+func (t *task) runtimePath() (string, error) {
+	name := t.state.Runtime
 	if name == "" {
 		name = "runc"
 	}
 	path := t.r.cfg.Runtimes[name]
 	if path == "" {
-		return fmt.Errorf("unknown or invalid runtime name: %s: %w", name, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("unknown or invalid runtime name: %s: %w", name, errdefs.ErrInvalidArgument)
+	}
+	return path, nil
+}
+
+// create has the monitor run the OCI runtime's create.
+func (t *task) create(ctx context.Context, s Spec) error {
+	path, err := t.runtimePath()
+	if err != nil {
+		return err
 	}
 	run := shim.Run{TTY: s.TTY, Stdin: s.Stdin, StdinOnce: s.StdinOnce, PIDFile: "init.pid", LogFile: "runtime.log", Console: "console.sock"}
 	run.UID, run.GID = int(base(t.slot.block)+s.User.UID), int(base(t.slot.block)+s.User.GID)

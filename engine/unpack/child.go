@@ -84,7 +84,7 @@ func child(mode, limits string) (Result, error) {
 	if err := json.Unmarshal([]byte(limits), &l); err != nil {
 		return Result{}, fmt.Errorf("limits: %w", err)
 	}
-	if err := confine(l); err != nil {
+	if err := enter(l); err != nil {
 		return Result{}, fmt.Errorf("confine: %w", err)
 	}
 	s, err := openStream(os.Stdin, l)

@@ -2,10 +2,10 @@ package unpack
 
 import (
 	"fmt"
-	"syscall"
 
-	seccomp "github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/sys/unix"
+
+	"stockade/internal/confine"
 )
 
 // kept are the capabilities, all of them valid in S only, that writing a layer needs.
@@ -31,9 +31,9 @@ var allowed = []string{
 	"unlinkat", "fchown", "fchownat", "fchmod", "fchmodat", "utimensat", "fsetxattr", "umask", "syncfs",
 }
 
-// confine gives up, in all threads, what writing the layer does not need. It comes before the first byte is parsed.
+// enter gives up, in all threads, what writing the layer does not need. It comes before the first byte is parsed.
 // Changing all threads works in a program without cgo only; with it, this is an error and nothing is unpacked.
-func confine(l Limits) error {
+func enter(l Limits) error {
 	unix.Umask(0)
 	if err := unix.Fchdir(rootFD); err != nil {
 		return fmt.Errorf("enter folder: %w", err)
@@ -56,22 +56,5 @@ func confine(l Limits) error {
 			return fmt.Errorf("limit %d: %w", r.what, err)
 		}
 	}
-	if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
-		return fmt.Errorf("no_new_privs: %w", e)
-	}
-	if err := dropCapabilities(kept); err != nil {
-		return fmt.Errorf("drop capabilities: %w", err)
-	}
-	filter := seccomp.Filter{
-		NoNewPrivs: true,
-		Flag:       seccomp.FilterFlagTSync,
-		Policy: seccomp.Policy{
-			DefaultAction: seccomp.ActionErrno,
-			Syscalls:      []seccomp.SyscallGroup{{Action: seccomp.ActionAllow, Names: allowed}},
-		},
-	}
-	if err := seccomp.LoadFilter(filter); err != nil {
-		return fmt.Errorf("seccomp: %w", err)
-	}
-	return nil
+	return confine.Worker(kept, allowed)
 }

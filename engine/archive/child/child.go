@@ -177,7 +177,7 @@ func (c *command) run(args []string) error {
 	if args[0] != Put {
 		cleanup()
 	}
-	if err := confine(); err != nil {
+	if err := enter(); err != nil {
 		return fmt.Errorf("confine: %w", err)
 	}
 	switch args[0] {

@@ -2,10 +2,10 @@ package child
 
 import (
 	"fmt"
-	"syscall"
 
-	seccomp "github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/sys/unix"
+
+	"stockade/internal/confine"
 )
 
 // kept are the capabilities, all of them valid in the child's own user namespace only, that reading and writing all of
@@ -34,11 +34,11 @@ var allowed = []string{
 	"fchmod", "fchmodat", "fchmodat2", "utimensat", "lsetxattr", "fsetxattr", "ftruncate", "copy_file_range", "splice", "sendfile",
 }
 
-// confine makes the folder at rootFD the root and gives up, in all threads, what is not needed.
+// enter makes the folder at rootFD the root and gives up, in all threads, what is not needed.
 //
 // SECURITY(T-401): it comes before anything of the container is looked at. Of the descriptors only the standard ones and
 // those of lower folders stay, and lower folders are never left (see lowers.find).
-func confine() error {
+func enter() error {
 	unix.Umask(0)
 	if err := unix.Fchdir(rootFD); err != nil {
 		return fmt.Errorf("enter folder: %w", err)
@@ -55,22 +55,5 @@ func confine() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("limit core: %w", err)
 	}
-	if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
-		return fmt.Errorf("no_new_privs: %w", e)
-	}
-	if err := dropCapabilities(kept); err != nil {
-		return fmt.Errorf("drop capabilities: %w", err)
-	}
-	filter := seccomp.Filter{
-		NoNewPrivs: true,
-		Flag:       seccomp.FilterFlagTSync,
-		Policy: seccomp.Policy{
-			DefaultAction: seccomp.ActionErrno,
-			Syscalls:      []seccomp.SyscallGroup{{Action: seccomp.ActionAllow, Names: allowed}},
-		},
-	}
-	if err := seccomp.LoadFilter(filter); err != nil {
-		return fmt.Errorf("seccomp: %w", err)
-	}
-	return nil
+	return confine.Worker(kept, allowed)
 }

@@ -1,4 +1,4 @@
-package unpack
+package confine
 
 import (
 	"runtime"
@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dropCapabilities leaves every thread with exactly the given capabilities, none of them inheritable. There is no exec
+// keepCapabilities leaves every thread with exactly the given capabilities, none of them inheritable. There is no exec
 // afterwards, so the bounding set does not matter.
-func dropCapabilities(keep []uint) error {
+func keepCapabilities(keep []uint) error {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	for _, c := range keep {
