@@ -119,7 +119,10 @@ func (p *process) launch(r shim.Run) (int, error) {
 		defer console.Close()
 	}
 	ended := p.m.reap.watch(p.stub)
-	if err := json.NewEncoder(p.goW).Encode(stubOrder{Argv: r.Argv, NoStdin: !r.Stdin || r.TTY}); err != nil {
+	// SECURITY(T-501): the runtime exchanges /dev/null for the container's own in a first process only. In an exec it would be
+	// an open file of our mounts, so an exec keeps the pipe, which has ended.
+	noStdin := (!r.Stdin || r.TTY) && p == p.m.main
+	if err := json.NewEncoder(p.goW).Encode(stubOrder{Argv: r.Argv, NoStdin: noStdin}); err != nil {
 		return 0, fmt.Errorf("order to stub: %w", err)
 	}
 	p.goW.Close()
