@@ -4,11 +4,13 @@ package attack
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +24,8 @@ func probe(what string, args []string) {
 		answer = descriptors()
 	case "syscalls":
 		answer = syscalls()
+	case "confinement":
+		answer = confinement()
 	case "dial":
 		conn, err := net.Dial("unix", args[0])
 		if err == nil {
@@ -38,7 +42,14 @@ func probe(what string, args []string) {
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println(string(data))
+	if what != "confinement" || len(args) == 0 || args[0] == "stay" {
+		fmt.Println(string(data))
+	} else if err := errors.Join(os.WriteFile(args[0]+".new", data, 0o644), os.Rename(args[0]+".new", args[0])); err != nil {
+		panic(err)
+	}
+	for slices.Contains(args, "stay") {
+		_ = unix.Pause()
+	}
 }
 
 // descriptors lists the open files above the standard ones that this program did not open itself.
