@@ -15,6 +15,7 @@ import (
 
 	"stockade/api/scope"
 	"stockade/engine/httpapi"
+	"stockade/internal/failpoint"
 )
 
 // Commit describes an image to be made of a container.
@@ -61,6 +62,7 @@ func (s *Service) commit(w http.ResponseWriter, r *http.Request, sc scope.Scope)
 			return err
 		}
 		defer thaw()
+		failpoint.Hit("container.commit.frozen")
 	}
 	layer, err := s.Diff(r.Context(), c)
 	if err != nil {
@@ -71,6 +73,7 @@ func (s *Service) commit(w http.ResponseWriter, r *http.Request, sc scope.Scope)
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("container.commit.done")
 	attributes := map[string]string{"comment": spec.Comment, "imageID": id, "imageRef": spec.Repo}
 	for k, v := range c.Attributes {
 		attributes[k] = v

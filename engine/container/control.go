@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"stockade/api/scope"
+	"stockade/internal/failpoint"
 )
 
 func encode(w http.ResponseWriter, v any) error { return json.NewEncoder(w).Encode(v) }
@@ -48,9 +49,11 @@ func (s *Service) freeze(w http.ResponseWriter, r *http.Request, sc scope.Scope,
 	if err := do(ctx); err != nil {
 		return fmt.Errorf("cannot %s container %s: %w", action, v.ID, err)
 	}
+	failpoint.Hit("container.pause.frozen")
 	if err := c.update(s.st, func(v *view) { v.State.Paused = pause }); err != nil {
 		return err
 	}
+	failpoint.Hit("container.pause.recorded")
 	s.publish(v, action)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
@@ -77,10 +80,12 @@ func (s *Service) handleRename(w http.ResponseWriter, r *http.Request, sc scope.
 	if _, err := s.takeName(v.Tenant, name, v.ID); err != nil {
 		return fmt.Errorf("Error when allocating new name: %w", err) //nolint:staticcheck // Docker's text
 	}
+	failpoint.Hit("container.rename.record")
 	if err := c.update(s.st, func(v *view) { v.Name = name }); err != nil {
 		s.index.release(v.Tenant, name, v.ID)
 		return err
 	}
+	failpoint.Hit("container.rename.recorded")
 	s.index.release(v.Tenant, v.Name, v.ID)
 	s.publish(c.view(), events.ActionRename, "oldName", "/"+v.Name)
 	w.WriteHeader(http.StatusNoContent)

@@ -24,6 +24,7 @@ import (
 	"stockade/engine/container/spec"
 	"stockade/engine/container/store"
 	"stockade/engine/httpapi"
+	"stockade/internal/failpoint"
 )
 
 func (s *Service) handleCreate(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
@@ -98,6 +99,7 @@ func (s *Service) Create(ctx context.Context, sc scope.Scope, name, platform str
 		s.index.release(sc.Tenant, rec.Name, id)
 		return nil, err
 	}
+	failpoint.Hit("container.create.recorded")
 	item := newItem(rec)
 	s.index.add(item)
 	s.publish(item.view(), events.ActionCreate)
@@ -317,6 +319,9 @@ func (s *Service) materialize(ctx context.Context, rec *store.Record) (err error
 	if err := os.Mkdir(s.folder(rec.ID), 0o700); err != nil {
 		return fmt.Errorf("create folder of container: %w", err)
 	}
+	if err := failpoint.Fail("container.create.layer"); err != nil {
+		return err
+	}
 	var fresh []int
 	for i := range rec.Mounts {
 		m := &rec.Mounts[i]
@@ -342,6 +347,11 @@ func (s *Service) materialize(ctx context.Context, rec *store.Record) (err error
 	if err := s.populate(ctx, rec, fresh); err != nil {
 		return err
 	}
+	if err := failpoint.Fail("container.create.volumes"); err != nil {
+		return err
+	}
+	// A record that could not be made to last may be on disk all the same.
+	undo = append(undo, func() error { return s.st.Delete(rec.ID) })
 	return s.st.Put(rec)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"stockade/engine/container/store"
 	"stockade/engine/runtime"
+	"stockade/internal/failpoint"
 )
 
 // Back-off between restarts, as Docker has it.
@@ -45,11 +46,13 @@ func (s *Service) ended(c *item, task runtime.Task) {
 	if exit.At.IsZero() {
 		exit.At = time.Now()
 	}
+	failpoint.Hit("container.exit.record")
 	// Before anybody hears of the end: who waited may want the same host port.
 	releaseErr := s.cfg.Runtime.Release(ctx, v.ID)
 	if releaseErr != nil {
 		s.cfg.Log.Error("release container", "container", v.ID, "err", releaseErr)
 	}
+	failpoint.Hit("container.exit.released")
 	again, wait := c.decide(&v.Record, exit)
 	autoRemove := v.Host.AutoRemove && !again && !c.kept()
 	st := s.st
@@ -67,6 +70,7 @@ func (s *Service) ended(c *item, task runtime.Task) {
 	}); err != nil {
 		s.cfg.Log.Error("record end of container", "container", v.ID, "err", err)
 	}
+	failpoint.Hit("container.exit.recorded")
 	s.publishEnd(c.view(), task, exit)
 	var stop chan struct{}
 	if again {

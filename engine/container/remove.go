@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 
 	"stockade/api/scope"
+	"stockade/internal/failpoint"
 )
 
 type removal struct{ force, volumes bool }
@@ -116,9 +117,13 @@ func (s *Service) takeApart(ctx context.Context, c *item, volumes bool) error {
 			s.cfg.Log.Error("record removal", "container", v.ID, "err", err)
 		}
 	}
+	if err := failpoint.Fail("container.remove.begin"); err != nil {
+		return err
+	}
 	if err := s.cfg.Runtime.Release(ctx, v.ID); err != nil {
 		return fmt.Errorf("release: %w", err)
 	}
+	failpoint.Hit("container.remove.released")
 	c.dropPending()
 	s.dropExecs(c)
 	for _, m := range v.Mounts {
@@ -133,9 +138,11 @@ func (s *Service) takeApart(ctx context.Context, c *item, volumes bool) error {
 			}
 		}
 	}
+	failpoint.Hit("container.remove.volumes")
 	if err := s.st.Delete(v.ID); err != nil {
 		return err
 	}
+	failpoint.Hit("container.remove.recorded")
 	s.index.remove(c)
 	if err := errors.Join(s.cfg.Runtime.RemoveRW(ctx, v.ID), os.RemoveAll(s.folder(v.ID)), s.dropGrants(ctx, v)); err != nil {
 		s.cfg.Log.Warn("remove the rest of a container", "container", v.ID, "err", err)

@@ -15,6 +15,7 @@ import (
 	"stockade/engine/container/spec"
 	"stockade/engine/httpapi"
 	"stockade/engine/runtime"
+	"stockade/internal/failpoint"
 )
 
 // hostResolv is the host's resolver configuration; stubResolv is what systemd-resolved really uses.
@@ -79,6 +80,7 @@ func (s *Service) startLocked(ctx context.Context, c *item, manual bool) error {
 	if err != nil {
 		return s.startFailed(c, err)
 	}
+	failpoint.Hit("container.start.record")
 	err = c.update(s.st, func(v *view) {
 		st := &v.State
 		st.Running, st.Paused, st.Restarting, st.Dead, st.OOMKilled = true, false, false, false, false
@@ -96,6 +98,7 @@ func (s *Service) startLocked(ctx context.Context, c *item, manual bool) error {
 		}
 		return s.startFailed(c, errors.Join(err, killErr, s.cfg.Runtime.Release(ctx, v.ID)))
 	}
+	failpoint.Hit("container.start.recorded")
 	s.began(c, task)
 	return nil
 }

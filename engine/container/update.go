@@ -11,6 +11,7 @@ import (
 	"stockade/api/scope"
 	"stockade/engine/container/spec"
 	"stockade/engine/httpapi"
+	"stockade/internal/failpoint"
 )
 
 func (s *Service) handleUpdate(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
@@ -55,6 +56,7 @@ func (s *Service) update(ctx context.Context, c *item, req *container.UpdateConf
 	if err := c.update(s.st, func(v *view) { v.Host = &hc }); err != nil {
 		return err
 	}
+	failpoint.Hit("container.update.recorded")
 	if v.State.Running && v.Task != nil {
 		if err := v.Task.Update(ctx, spec.Limits(&hc.Resources)); err != nil {
 			if back := c.update(s.st, func(v *view) { v.Host = &before }); back != nil {
@@ -63,6 +65,7 @@ func (s *Service) update(ctx context.Context, c *item, req *container.UpdateConf
 			return fmt.Errorf("Cannot update container %s: %w", v.ID, err) //nolint:staticcheck // Docker's text
 		}
 	}
+	failpoint.Hit("container.update.applied")
 	s.publish(c.view(), events.ActionUpdate)
 	return nil
 }

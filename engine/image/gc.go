@@ -8,6 +8,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+
+	"stockade/internal/failpoint"
 )
 
 // Sweep asks for a search for layers and blobs that nothing uses any more; it does not wait for it. Package container
@@ -106,12 +108,14 @@ func (s *Store) detachLayers() (trash []string, _ error) {
 		if err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketLayers).Delete([]byte(chain)) }); err != nil {
 			return trash, err
 		}
+		failpoint.Hit("image.collect.record")
 		delete(s.layers, chain)
 		// Should this fail, the folder is removed at the next start, having no record.
 		aside := filepath.Join(s.dir, tempPrefix+"old-"+chain.Encoded())
 		if err := os.Rename(filepath.Join(s.dir, chain.Encoded()), aside); err != nil {
 			return trash, err
 		}
+		failpoint.Hit("image.collect.moved")
 		trash = append(trash, aside)
 	}
 	return trash, nil

@@ -17,6 +17,7 @@ import (
 
 	"stockade/engine/httpapi"
 	"stockade/engine/unpack"
+	"stockade/internal/failpoint"
 )
 
 // labelUncompressed on a blob is the digest of what it decompresses to, as found out by us (containerd's name).
@@ -107,6 +108,7 @@ func (s *Store) keepLayer(temp string, l *layer) error {
 	if err := os.Rename(temp, filepath.Join(s.dir, l.Chain.Encoded())); err != nil {
 		return fmt.Errorf("keep layer: %w", err)
 	}
+	failpoint.Hit("image.layer.moved")
 	d, err := os.Open(s.dir)
 	if err != nil {
 		return err
@@ -120,6 +122,7 @@ func (s *Store) keepLayer(temp string, l *layer) error {
 	if err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketLayers).Put([]byte(l.Chain), data) }); err != nil {
 		return fmt.Errorf("record layer: %w", err)
 	}
+	failpoint.Hit("image.layer.recorded")
 	s.layers[l.Chain] = l
 	return nil
 }

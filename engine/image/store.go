@@ -27,6 +27,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"stockade/engine/unpack"
+	"stockade/internal/failpoint"
 )
 
 // leaseTime is how long what an interrupted operation has brought is kept.
@@ -251,6 +252,9 @@ func (s *Store) remember(tenant string, r *record) {
 // save writes a tenant's records, and with them the roots that keep their blobs. The caller holds s.mu; memory is
 // changed only when the disk is.
 func (s *Store) save(ctx context.Context, tenant string, recs ...*record) error {
+	if err := failpoint.Fail("image.save.record"); err != nil {
+		return err
+	}
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		b, err := tx.Bucket(bucketImages).CreateBucketIfNotExists([]byte(tenant))
 		if err != nil {
@@ -278,6 +282,7 @@ func (s *Store) save(ctx context.Context, tenant string, recs ...*record) error 
 	if err != nil {
 		return fmt.Errorf("write image record: %w", err)
 	}
+	failpoint.Hit("image.save.recorded")
 	for _, r := range recs {
 		s.remember(tenant, r)
 	}
@@ -305,6 +310,7 @@ func (s *Store) drop(ctx context.Context, tenant string, ids ...digest.Digest) e
 	if err != nil {
 		return fmt.Errorf("remove image record: %w", err)
 	}
+	failpoint.Hit("image.drop.recorded")
 	for _, id := range ids {
 		delete(s.images[tenant], id)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"stockade/api/helper"
 	"stockade/api/setting"
+	"stockade/internal/failpoint"
 	"stockade/internal/seqpacket"
 )
 
@@ -137,6 +138,7 @@ func (r *Runtime) Start(ctx context.Context, s Spec, created func(Task) error) (
 	if err != nil {
 		return nil, fmt.Errorf("prepare namespaces: %w", err)
 	}
+	failpoint.Hit("runtime.start.slot")
 	t := newTask(r, s, sl)
 	if err := r.launch(ctx, t, s, created); err != nil {
 		t.abort()
@@ -157,11 +159,15 @@ func (r *Runtime) launch(ctx context.Context, t *task, s Spec, created func(Task
 	if err := sl.record(state{Container: s.ID, Tenant: s.Tenant, Block: sl.block, Endpoint: sl.endpoint, TTY: s.TTY}); err != nil {
 		return err
 	}
+	failpoint.Hit("runtime.start.recorded")
 	limits := make(chan error, 1)
 	go func() { limits <- r.limit(ctx, sl, s.Limits) }()
 	published := make(chan error, 1)
 	go func() { published <- r.publish(ctx, t, s) }()
 	err := r.mountAll(ctx, t, s)
+	if err == nil {
+		err = failpoint.Fail("runtime.start.overlay")
+	}
 	if err == nil {
 		err = r.writeConfig(t, s)
 	}
@@ -170,6 +176,9 @@ func (r *Runtime) launch(ctx context.Context, t *task, s Spec, created func(Task
 		return err
 	}
 	if err := t.create(ctx, s); err != nil {
+		return err
+	}
+	if err := failpoint.Fail("runtime.start.created"); err != nil {
 		return err
 	}
 	if created != nil {
@@ -261,6 +270,9 @@ func (r *Runtime) CreateRW(_ context.Context, id string) error {
 		if err := os.Chown(d, root, root); err != nil {
 			return fmt.Errorf("make writable layer: %w", err)
 		}
+		if err := failpoint.Fail("runtime.layer.made"); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -276,6 +288,7 @@ func (r *Runtime) RemoveRW(_ context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("remove writable layer: %w", err)
 	}
+	failpoint.Hit("runtime.layer.trashed")
 	r.later(func() {
 		if err := os.RemoveAll(trash); err != nil {
 			r.log.Warn("empty trash", "err", err)

@@ -21,6 +21,7 @@ import (
 	"stockade/api/helper"
 	"stockade/api/setting"
 	"stockade/engine/shim"
+	"stockade/internal/failpoint"
 	"stockade/internal/seqpacket"
 	"stockade/internal/userns"
 )
@@ -218,6 +219,9 @@ func (r *Runtime) startMonitor(ctx context.Context, s *slot) error {
 	if s.shim, err = shim.Connect(ctx, s.bundle); err != nil {
 		return fmt.Errorf("connect to monitor: %w", err)
 	}
+	if err := failpoint.Fail("runtime.slot.monitor"); err != nil {
+		return err
+	}
 	if _, _, err := seqpacket.Call[helper.CgroupCreate, helper.SetDone](ctx, r.cgroupd, "create", helper.CgroupCreate{ID: s.id}); err != nil {
 		return fmt.Errorf("cgroup: %w", err)
 	}
@@ -257,16 +261,20 @@ func (r *Runtime) dropSlot(s *slot) {
 	r.later(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
+		failpoint.Hit("runtime.drop.begin")
 		if attached {
 			if _, _, err := seqpacket.Call[helper.Detach, helper.None](ctx, r.netd, "detach", helper.Detach{IDs: []string{s.id}}); err != nil {
 				r.log.Warn("detach", "slot", s.id, "err", err)
 			}
 		}
 		r.addrs.Free(s.id)
+		failpoint.Hit("runtime.drop.detached")
 		r.removeCgroup(ctx, s.id)
+		failpoint.Hit("runtime.drop.cgroup")
 		if err := removeBundle(s.bundle); err != nil {
 			r.log.Warn("remove bundle", "slot", s.id, "err", err)
 		}
+		failpoint.Hit("runtime.drop.bundle")
 		_ = os.RemoveAll(filepath.Join(r.cfg.Run, "r", s.id))
 		r.freeBlock(s.block)
 	})

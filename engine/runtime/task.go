@@ -19,6 +19,7 @@ import (
 
 	"stockade/api/helper"
 	"stockade/engine/shim"
+	"stockade/internal/failpoint"
 	"stockade/internal/seqpacket"
 )
 
@@ -123,14 +124,19 @@ func (t *task) found(pid int) error {
 // begin lets the first process run and records it.
 func (t *task) begin(ctx context.Context) error {
 	t.watch()
+	failpoint.Hit("runtime.start.fifo")
 	if _, err := t.slot.shim.Do(ctx, shim.Request{Op: shim.OpStart}); err != nil {
 		return fmt.Errorf("start: %w", err)
+	}
+	if err := failpoint.Fail("runtime.start.state"); err != nil {
+		return err
 	}
 	t.state.Started = time.Now().UTC()
 	t.state.Endpoint, t.state.Skipped = t.Endpoint(), t.skipped
 	if err := t.slot.record(t.state); err != nil {
 		return fmt.Errorf("record start: %w", err)
 	}
+	failpoint.Hit("runtime.start.stated")
 	// The container has its own copy of all mounts.
 	t.r.unmountSlot(t.slot)
 	return nil
@@ -249,6 +255,7 @@ func (r *Runtime) releaseTask(_ context.Context, t *task) {
 		r.mu.Lock()
 		delete(r.tasks, t.id)
 		r.mu.Unlock()
+		failpoint.Hit("runtime.release.begin")
 		if t.pidfd != nil {
 			t.pidfd.Close()
 		}

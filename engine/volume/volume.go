@@ -31,6 +31,7 @@ import (
 
 	"stockade/engine/httpapi"
 	"stockade/engine/runtime"
+	"stockade/internal/failpoint"
 )
 
 // AnonymousLabel marks volumes that were made without a name.
@@ -184,6 +185,7 @@ func (s *Service) ensure(tenant, name string, labels, options map[string]string)
 	if err := s.mkdir(v.StoreName); err != nil {
 		return Volume{}, false, err
 	}
+	failpoint.Hit("volume.create.folder")
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return Volume{}, false, err
@@ -198,6 +200,7 @@ func (s *Service) ensure(tenant, name string, labels, options map[string]string)
 	if err != nil {
 		return Volume{}, false, errors.Join(fmt.Errorf("record volume: %w", err), os.RemoveAll(filepath.Join(s.dir, v.StoreName)))
 	}
+	failpoint.Hit("volume.create.recorded")
 	s.cfg.Events.Publish(tenant, events.VolumeEventType, events.ActionCreate, name, map[string]string{"driver": "local"})
 	return v, true, nil
 }
@@ -277,6 +280,7 @@ func (s *Service) Remove(_ context.Context, tenant, name string) error {
 	if ids := s.usersLocked(tenant, name); len(ids) > 0 {
 		return httpapi.NewError(errdefs.ErrConflict, "remove %s: volume is in use - [%s]", name, strings.Join(ids, ", "))
 	}
+	failpoint.Hit("volume.remove.record")
 	err = s.db.Update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte(tenant))
 		if err := b.Delete([]byte(name)); err != nil {
@@ -291,6 +295,7 @@ func (s *Service) Remove(_ context.Context, tenant, name string) error {
 		return fmt.Errorf("remove record of volume: %w", err)
 	}
 	delete(s.filling, v.StoreName)
+	failpoint.Hit("volume.remove.recorded")
 	// From here on the volume is gone; what stays of its folder goes at the next start.
 	if err := os.RemoveAll(filepath.Join(s.dir, v.StoreName)); err != nil {
 		s.cfg.Log.Warn("folder of a removed volume stays", "folder", v.StoreName, "err", err)

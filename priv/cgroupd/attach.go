@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stockade/api/helper"
+	"stockade/internal/failpoint"
 	"stockade/priv/peer"
 )
 
@@ -42,6 +43,7 @@ func (s *Server) attach(_ context.Context, q helper.CgroupAttach, fds []*os.File
 		if err := h.write(string(id)+"/cgroup.procs", strconv.Itoa(q.PID)); err != nil {
 			return none, nil, classed(err, "move process %d to control group %s", q.PID, id)
 		}
+		failpoint.Hit("cgroupd.attach")
 	}
 	return none, nil, alive(pidfd)
 }

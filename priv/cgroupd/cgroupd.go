@@ -32,6 +32,7 @@ import (
 	"stockade/api/setting"
 	"stockade/internal/boot"
 	"stockade/internal/confine"
+	"stockade/internal/failpoint"
 	"stockade/priv/peer"
 )
 
@@ -138,6 +139,7 @@ func (s *Server) create(_ context.Context, q helper.CgroupCreate, _ []*os.File) 
 	if err != nil {
 		return helper.SetDone{}, nil, err
 	}
+	failpoint.Hit("cgroupd.made")
 	skipped, err := s.tree.limit(id, q.Limits)
 	if err != nil && fresh {
 		err = errors.Join(err, s.tree.remove(id))

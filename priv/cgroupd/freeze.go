@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"stockade/api/helper"
+	"stockade/internal/failpoint"
 	"stockade/priv/peer"
 )
 
@@ -46,6 +47,7 @@ func (s *Server) freeze(ctx context.Context, q helper.CgroupID, _ []*os.File) (h
 				return none, nil, errors.Join(err, h.write(string(id)+file, off))
 			}
 		}
+		failpoint.Hit("cgroupd.freeze")
 		frozen, err := s.frozen(id)
 		if frozen {
 			return none, nil, nil

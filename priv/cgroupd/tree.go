@@ -12,6 +12,7 @@ import (
 
 	"stockade/api/helper"
 	"stockade/api/setting"
+	"stockade/internal/failpoint"
 	"stockade/priv/peer"
 )
 
@@ -170,6 +171,7 @@ func (t tree) make(id groupID) (fresh bool, err error) {
 			}
 			return fresh, err
 		}
+		failpoint.Hit("cgroupd.make")
 	}
 	return fresh, t.inherit(id)
 }
@@ -213,6 +215,7 @@ func (t tree) remove(id groupID) error {
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("remove control group %s from %s: %w", id, h.path, err))
 		}
+		failpoint.Hit("cgroupd.remove")
 	}
 	return errors.Join(errs...)
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"stockade/api/helper"
+	"stockade/internal/failpoint"
 	"stockade/priv/peer"
 )
 
@@ -148,9 +149,11 @@ func (r *records) write(name string, data []byte) (err error) {
 	if err := f.Close(); err != nil {
 		return err
 	}
+	failpoint.Hit("grantd.record.written")
 	if err := r.root.Rename(temp, name); err != nil {
 		return err
 	}
+	failpoint.Hit("grantd.record.renamed")
 	return r.folder.Sync()
 }
 
@@ -180,6 +183,7 @@ func (r *records) drop(ids []string) error {
 		if err := r.root.Remove(id); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("drop grant: %w", err)
 		}
+		failpoint.Hit("grantd.record.removed")
 		changed = true
 		delete(r.byID, id)
 		if r.byUID[rec.Caller.UID]--; r.byUID[rec.Caller.UID] == 0 {

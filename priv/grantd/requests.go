@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"stockade/api/helper"
+	"stockade/internal/failpoint"
 	"stockade/internal/seqpacket"
 	"stockade/priv/peer"
 )
@@ -53,6 +54,7 @@ func (s *server) use(_ context.Context, q helper.Use, _ []*os.File) (helper.UseD
 		return none, nil, err
 	}
 	defer src.file.Close()
+	failpoint.Hit("grantd.use.opened")
 	ns, err := idMap(rec.Caller, q.TargetUID, q.TargetGID, s.set.Ghost)
 	if err != nil {
 		return none, nil, fmt.Errorf("id map: %w", err)

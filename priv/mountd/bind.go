@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stockade/api/helper"
+	"stockade/internal/failpoint"
 	"stockade/internal/userns"
 	"stockade/priv/peer"
 )
@@ -29,6 +30,7 @@ func (s *server) bind(_ context.Context, q helper.Bind, fds []*os.File) (helper.
 	if err != nil {
 		return none, nil, err
 	}
+	failpoint.Hit("mountd.bound")
 	return none, []*os.File{mount}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"stockade/api/helper"
 	"stockade/api/setting"
+	"stockade/internal/failpoint"
 	"stockade/internal/seqpacket"
 	"stockade/internal/userns"
 	"stockade/priv/peer"
@@ -39,6 +40,7 @@ func (s *server) clone(_ context.Context, q helper.Clone, fds []*os.File) (helpe
 			return none, nil, err
 		}
 		mounts = append(mounts, mount)
+		failpoint.Hit("mountd.cloned")
 	}
 	return none, mounts, nil
 }

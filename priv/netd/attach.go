@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stockade/api/helper"
+	"stockade/internal/failpoint"
 	"stockade/internal/userns"
 	"stockade/priv/peer"
 )
@@ -109,12 +110,15 @@ func (s *Server) connect(id, name string, e *endpoint, ns *os.File) error {
 		delete(s.endpoints, id)
 		return err
 	}
+	failpoint.Hit("netd.attach.recorded")
 	add := elements{}
 	s.rules.sender(add, name, e)
 	err := s.apply(add, nil)
+	failpoint.Hit("netd.attach.ruled")
 	if err == nil {
 		err = s.makeLink(name, e, ns)
 	}
+	failpoint.Hit("netd.attach.linked")
 	if err != nil {
 		return errors.Join(err, s.deleteLink(name), s.forget([]string{id}))
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stockade/api/helper"
+	"stockade/internal/failpoint"
 	"stockade/priv/peer"
 )
 
@@ -103,6 +104,7 @@ func (s *Server) forget(ids []string) error {
 	if err := s.store.save(next); err != nil {
 		s.log.Error("records of ended endpoints stay", "err", err)
 	}
+	failpoint.Hit("netd.forget.recorded")
 	s.endpoints = next
 	if err := s.apply(nil, del); err != nil {
 		s.endpoints = before
@@ -111,6 +113,7 @@ func (s *Server) forget(ids []string) error {
 		}
 		return err
 	}
+	failpoint.Hit("netd.forget.ruled")
 	for _, id := range ids {
 		for _, r := range s.ports.of(id) {
 			s.ports.drop(r)
@@ -158,6 +161,7 @@ func (s *Server) reapLink(id string) {
 	if s.endpoints[id] != nil { // attached again meanwhile
 		return
 	}
+	failpoint.Hit("netd.reap.link")
 	if err := s.deleteLink(linkName(s.set.Prefix, id)); err != nil {
 		s.log.Error("remove link", "endpoint", id, "err", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"stockade/api/helper"
+	"stockade/internal/failpoint"
 	"stockade/priv/peer"
 )
 
@@ -79,6 +80,7 @@ func (s *Server) forward(e *endpoint, fresh []*reservation) error {
 		s.rules.forward(add, r.port, e.Address)
 	}
 	err := s.store.save(s.endpoints)
+	failpoint.Hit("netd.publish.recorded")
 	if err == nil {
 		err = s.apply(add, nil)
 	}

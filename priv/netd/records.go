@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"stockade/internal/failpoint"
 	"stockade/internal/seqpacket"
 )
 
@@ -94,6 +95,7 @@ func (r records) save(endpoints map[string]*endpoint) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write records: %w", err)
 	}
+	failpoint.Hit("netd.records.written")
 	dir := int(r.folder.Fd())
 	if err := unix.Renameat(dir, recordTemp, dir, recordName); err != nil {
 		return fmt.Errorf("write records: %w", err)

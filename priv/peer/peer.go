@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stockade/api/helper"
+	"stockade/internal/failpoint"
 	"stockade/internal/seqpacket"
 )
 
@@ -182,8 +183,10 @@ func serveOne(ctx context.Context, conn *seqpacket.Conn, table Table, greeted *b
 	if len(fds) != entry.FDs {
 		return fmt.Errorf("%w: %q with %d descriptors, want %d", seqpacket.ErrProtocol, req.Op, len(fds), entry.FDs)
 	}
+	failpoint.Hit("helper.request")
 	body, out, err := entry.Do(ctx, req.Body, fds)
 	seqpacket.CloseAll(fds)
+	failpoint.Hit("helper.answer")
 	if err != nil {
 		if errors.Is(err, seqpacket.ErrProtocol) {
 			return err

@@ -22,6 +22,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"stockade/engine/container/spec"
+	"stockade/internal/failpoint"
 )
 
 // Record is everything about one container that outlives the engine.
@@ -250,6 +251,9 @@ func (s *Store) put(r *Record) error {
 }
 
 func (s *Store) write(path string, data []byte, sync bool) error {
+	if err := failpoint.Fail("store.record.write"); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -258,12 +262,15 @@ func (s *Store) write(path string, data []byte, sync bool) error {
 	if err == nil && sync {
 		err = f.Sync()
 	}
-	err = errors.Join(err, f.Close())
+	err = errors.Join(err, f.Close(), failpoint.Fail("store.record.beside"))
 	if err == nil {
 		err = os.Rename(path+".tmp", path)
 	}
 	if err != nil {
 		_ = os.Remove(path + ".tmp")
+		return err
+	}
+	if err := failpoint.Fail("store.record.renamed"); err != nil {
 		return err
 	}
 	if !sync {
@@ -281,7 +288,10 @@ func (s *Store) Delete(id string) error {
 	s.mu.Lock()
 	delete(s.last, id)
 	s.mu.Unlock()
-	for _, path := range []string{s.path(id), s.statePath(id)} {
+	for i, path := range []string{s.path(id), s.statePath(id)} {
+		if i > 0 {
+			failpoint.Hit("store.record.deleted")
+		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("delete record of container %s: %w", id, err)
 		}

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stockade/engine/shim"
+	"stockade/internal/failpoint"
 )
 
 // Main is the program: "stockade-shim BUNDLE", or "stockade-shim stub".
@@ -283,10 +284,12 @@ func (m *monitor) create(c *shim.Create) (int, error) {
 	m.log, m.fifo = lw, c.Fifo
 	m.mu.Unlock()
 	p.log = lw
+	failpoint.Hit("shim.create")
 	pid, err := p.launch(c.Run)
 	if err != nil {
 		return 0, err
 	}
+	failpoint.Hit("shim.created")
 	exited := m.reap.watch(pid)
 	m.mu.Lock()
 	m.created = true
@@ -295,10 +298,12 @@ func (m *monitor) create(c *shim.Create) (int, error) {
 		exit := toExit(<-exited)
 		p.finish()
 		lw.Close()
+		failpoint.Hit("shim.exit.record")
 		// The file first: what was told must be found again.
 		if err := writeFile(shim.ExitFile, exit); err != nil {
 			fmt.Fprintln(os.Stderr, "stockade-shim: record exit:", err)
 		}
+		failpoint.Hit("shim.exit.recorded")
 		m.mu.Lock()
 		m.exit = &exit
 		alone := len(m.controls) == 0
@@ -335,6 +340,7 @@ func (m *monitor) start() error {
 		m.mu.Unlock()
 		switch {
 		case n == 1:
+			failpoint.Hit("shim.begun")
 			return os.Remove(fifo)
 		case dead:
 			return errors.New("the container's first process ended before it was started")
