@@ -188,11 +188,20 @@ func (s *Server) processes(c Census) error {
 	return nil
 }
 
-// foreign tells whether a process of the engine's uid belongs to another server on this machine: that one's programs lie
-// elsewhere. The runtime runs from memory, and nobody's file.
+// foreign tells whether a process of the engine's uid belongs to another server on this machine, which has another range
+// of ids in its user namespace. Names of programs do not tell: the runtime runs from memory, and nobody's file.
 func foreign(pid int) bool {
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return err == nil && !strings.HasPrefix(exe, Bin+"/") && !strings.HasPrefix(exe, "/memfd:")
+	ids, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
+	if err != nil {
+		return true // ended meanwhile
+	}
+	f := strings.Fields(string(ids))
+	for i := 1; i < len(f); i += 3 { // inside, outside, count
+		if f[i] == strconv.FormatUint(uint64(IDs.First), 10) {
+			return false
+		}
+	}
+	return true
 }
 
 func uidOf(pid int) (uid uint32, state string, ok bool) {
