@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -136,7 +137,12 @@ func (s *Store) untag(ctx context.Context, tenant string, rec *record, full stri
 // holds s.mu.
 func (s *Store) forget(ctx context.Context, tenant string, rec *record, used bool) ([]api.DeleteResponse, error) {
 	var err error
-	if used || s.fresh(key{tenant, rec.ID}) {
+	fresh := s.fresh(key{tenant, rec.ID})
+	if fresh {
+		// The layers are on disk for nothing from then on.
+		time.AfterFunc(grace, s.Sweep)
+	}
+	if used || fresh {
 		next := rec.clone()
 		next.Names, next.Digests, next.Gone = nil, nil, true
 		err = s.save(ctx, tenant, next)
