@@ -1,7 +1,7 @@
 # Stockade. "make run" starts a server and shows it; "make test" checks everything.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: build tools run stop check test test-e2e test-attack test-fault test-compat fuzz bench golden install clean
+.PHONY: build tools run stop check test test-e2e test-attack test-fault test-compat fuzz bench soak golden install clean
 
 export GOFLAGS := -buildvcs=false
 export CGO_ENABLED := 0
@@ -38,7 +38,12 @@ fuzz: ## each fuzz target for FUZZTIME (default 20s)
 	scripts/fuzz.sh
 
 bench: ## side-by-side measurement
-	go run ./bench/...
+	go run ./bench
+
+soak: build ## uses a server of its own for MINUTES (default 10) and looks for what grows, as root
+	scripts/tools.sh run
+	scripts/users.sh
+	go run ./bench/soak -minutes $(or $(MINUTES),10)
 
 golden: ## writes the golden files anew
 	STOCKADE_GOLDEN=1 go test -count=1 ./...
