@@ -68,7 +68,7 @@ func duplicate(conn *net.UnixConn) (*os.File, error) {
 func (g *Gate) grantAll(ctx context.Context, c *client, tenant identity.Tenant, binds []policy.Bind) ([]scope.Grant, error) {
 	var grants []scope.Grant
 	for _, b := range merge(binds) {
-		done, err := g.grants.grant(ctx, c.conn, helper.Grant{Path: b.Source, RO: b.ReadOnly, Create: b.Create, Tenant: string(tenant)})
+		done, err := g.grants.grant(ctx, c.conn, helper.Grant{Path: b.Source, RO: b.ReadOnly, SubRW: b.SubWritable, Create: b.Create, Tenant: string(tenant)})
 		if err != nil {
 			g.dropAll(ctx, grants)
 			return nil, grantRefusal(b.Source, err)
@@ -90,6 +90,7 @@ func merge(binds []policy.Bind) []policy.Bind {
 			continue
 		}
 		out[i].ReadOnly = out[i].ReadOnly && b.ReadOnly
+		out[i].SubWritable = out[i].SubWritable || b.SubWritable
 		out[i].Create = out[i].Create || b.Create
 	}
 	return out

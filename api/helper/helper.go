@@ -89,6 +89,7 @@ type Bind struct {
 type Grant struct {
 	Path   string `json:"path"`             // absolute, clean
 	RO     bool   `json:"ro,omitempty"`     // later uses are read-only
+	SubRW  bool   `json:"subRw,omitempty"`  // with RO: what is mounted beneath may be writable
 	Create bool   `json:"create,omitempty"` // make a missing folder as the client could (docker -v)
 	Tenant string `json:"tenant"`
 }
@@ -106,6 +107,7 @@ type Use struct {
 	ID        string `json:"id"`
 	Tenant    string `json:"tenant"`
 	RO        bool   `json:"ro,omitempty"`
+	SubRW     bool   `json:"subRw,omitempty"`     // with RO: submounts stay writable where the grant allows it
 	Recursive bool   `json:"recursive,omitempty"` // submounts, too
 	TargetUID uint32 `json:"targetUid"`           // host id within block ≥ 1 of U
 	TargetGID uint32 `json:"targetGid"`           // host id within the same block

@@ -35,7 +35,9 @@ type Caller struct {
 type Bind struct {
 	Source   string // absolute and clean, as it stands in the request after Create
 	ReadOnly bool
-	Create   bool // make a missing folder
+	// SubWritable: what is mounted beneath a read-only bind stays writable.
+	SubWritable bool
+	Create      bool // make a missing folder
 }
 
 // Create checks a container and makes its values canonical. It returns the host paths that need a grant.

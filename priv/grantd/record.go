@@ -27,7 +27,8 @@ type record struct {
 	Caller  caller `json:"caller"`
 	Path    string `json:"path"`
 	RO      bool   `json:"ro"`
-	Created int64  `json:"created"` // Unix seconds
+	SubRW   bool   `json:"subRw,omitempty"` // with RO: what is mounted beneath may be writable
+	Created int64  `json:"created"`         // Unix seconds
 }
 
 const (

@@ -28,7 +28,7 @@ func (s *server) grant(_ context.Context, q helper.Grant, fds []*os.File) (helpe
 		return none, nil, err
 	}
 	defer src.file.Close()
-	id, err := s.records.add(record{Tenant: q.Tenant, Caller: c, Path: q.Path, RO: q.RO, Created: time.Now().Unix()})
+	id, err := s.records.add(record{Tenant: q.Tenant, Caller: c, Path: q.Path, RO: q.RO, SubRW: q.RO && q.SubRW, Created: time.Now().Unix()})
 	if err != nil {
 		return none, nil, err
 	}
@@ -60,14 +60,14 @@ func (s *server) use(_ context.Context, q helper.Use, _ []*os.File) (helper.UseD
 		return none, nil, fmt.Errorf("id map: %w", err)
 	}
 	defer ns.Close()
-	ro := rec.RO || q.RO
-	mount, err := s.mounter.bind(src.file, ns, ro)
+	mount, err := s.mounter.bind(src.file, ns, rec.RO || q.RO)
 	if err != nil {
 		return none, nil, named(err, rec.Path)
 	}
 	done := helper.UseDone{Dir: src.dir, Mounts: []string{"."}}
 	mounts := []*os.File{mount}
 	if q.Recursive && src.dir {
+		ro := rec.RO && !rec.SubRW || q.RO && !q.SubRW
 		if mounts, err = s.useSubmounts(rec.Caller, src, ns, ro, &done, mounts); err != nil {
 			seqpacket.CloseAll(mounts)
 			return none, nil, err
