@@ -41,14 +41,14 @@ func (l lender) Allocate(ctx context.Context, endpoint, wanted string) (string, 
 	return got.String(), nil
 }
 
-// imageUsers lists containers that were made from an image.
+// imageUsers lists containers that were made from an image or show it in a mount.
 func (e *engine) imageUsers(tenant, id string) []image.ContainerRef {
 	if e.containers == nil { // at start-up, before containers are known, nothing is removed
 		return nil
 	}
 	var list []image.ContainerRef
 	e.containers.Each(tenant, func(c container.Info) {
-		if c.Image == id {
+		if c.UsesImage(id) {
 			list = append(list, image.ContainerRef{ID: c.ID, Running: c.Running})
 		}
 	})

@@ -81,11 +81,11 @@ func (s *Service) Register(rt *httpapi.Router) {
 	rt.Handle("POST /commit", s.commit)
 }
 
-// open opens a container's root, with its volumes if wanted.
+// open opens a container's root, with its volumes and mounted images if wanted.
 func (s *Service) open(ctx context.Context, c Container, withVolumes bool) (runtime.Root, error) {
 	var volumes []runtime.Mount
 	for _, m := range c.Mounts {
-		if m.Volume != "" && withVolumes {
+		if (m.Volume != "" || m.Layers != nil) && withVolumes {
 			volumes = append(volumes, m)
 		}
 	}

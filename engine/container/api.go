@@ -1,8 +1,11 @@
 package container
 
 import (
+	"slices"
+
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
 
 	"stockade/engine/container/spec"
 	"stockade/engine/runtime"
@@ -20,6 +23,11 @@ type Info struct {
 	Running, Paused  bool
 	PID              int          // 0 unless running
 	Task             runtime.Task // nil unless running
+}
+
+// UsesImage tells whether the container was made from an image or shows it in a mount.
+func (i Info) UsesImage(id string) bool {
+	return i.Image == id || slices.ContainsFunc(i.Mounts, func(m spec.Mount) bool { return m.Type == mount.TypeImage && m.Image == id })
 }
 
 // Lookup finds a container of the tenant by id, name or id prefix. What Info points to must not be changed.

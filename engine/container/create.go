@@ -32,6 +32,9 @@ func (s *Service) handleCreate(w http.ResponseWriter, r *http.Request, sc scope.
 	if err := httpapi.ReadJSON(r, &req); err != nil {
 		return err
 	}
+	if err := tooNew(sc.Version, req.HostConfig); err != nil {
+		return err
+	}
 	if req.Config == nil {
 		return invalid("config cannot be empty in order to create a container")
 	}
@@ -41,6 +44,22 @@ func (s *Service) handleCreate(w http.ResponseWriter, r *http.Request, sc scope.
 		return err
 	}
 	return httpapi.WriteJSON(w, http.StatusCreated, resp)
+}
+
+// tooNew refuses what the client's version of the API does not have.
+func tooNew(version string, hc *container.HostConfig) error {
+	if hc == nil {
+		return nil
+	}
+	for _, m := range hc.Mounts {
+		if m.VolumeOptions != nil && m.VolumeOptions.Subpath != "" && httpapi.VersionLess(version, "1.45") {
+			return invalid("VolumeOptions.Subpath needs API v1.45 or newer")
+		}
+		if m.Type == mount.TypeImage && httpapi.VersionLess(version, "1.48") {
+			return invalid("Mount type \"Image\" needs API v1.48 or newer")
+		}
+	}
+	return nil
 }
 
 // Create makes a container.
@@ -84,6 +103,9 @@ func (s *Service) Create(ctx context.Context, sc scope.Scope, name, platform str
 		return nil, err
 	}
 	if rec.Mounts, err = spec.Mounts(c, hc, sc.Grants, inherited); err != nil {
+		return nil, err
+	}
+	if err := s.mountedImages(ctx, sc.Tenant, rec.Mounts); err != nil {
 		return nil, err
 	}
 	if l, err := spec.LogOf(hc.LogConfig); err != nil {
@@ -131,6 +153,25 @@ func (s *Service) resolve(ctx context.Context, tenant, ref, platform string) (Im
 			platforms.Format(img.Platform), platforms.Format(platforms.DefaultSpec())), nil
 	}
 	return img, "", nil
+}
+
+// mountedImages finds the images that mounts show. Each belongs to the container from now on: see Info.UsesImage.
+func (s *Service) mountedImages(ctx context.Context, tenant string, mounts []spec.Mount) error {
+	for i := range mounts {
+		m := &mounts[i]
+		if m.Type != mount.TypeImage || m.Image != "" {
+			continue
+		}
+		img, err := s.cfg.Images.Resolve(ctx, tenant, m.Name, nil)
+		if errdefs.IsNotFound(err) {
+			return invalid("No such image: %s", familiar(m.Name)) // clients take "not found" for the container's image
+		}
+		if err != nil {
+			return err
+		}
+		m.Image, m.Source, m.Layers = img.ID, img.ID, img.Layers
+	}
+	return nil
 }
 
 // familiar is a reference as Docker prints it, with its tag.
@@ -285,7 +326,7 @@ func (s *Service) inherit(sc scope.Scope, from []string) ([]spec.Mount, error) {
 				return nil, httpapi.NewError(errdefs.ErrPermissionDenied, "volumes-from %s: %s was bound by another user", ref, m.Destination)
 			}
 			if mode == "ro" {
-				m.RW = false
+				m.RW, m.SubRW = false, false
 			}
 			// Its content is what the other container made of it.
 			m.Anonymous, m.NoCopy = false, true

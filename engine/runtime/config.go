@@ -61,7 +61,7 @@ func (r *Runtime) writeConfig(t *task, s Spec) error {
 	}
 	for i, m := range s.Mounts {
 		source := m.File
-		if m.Volume != "" || m.Grant != "" {
+		if m.Volume != "" || m.Grant != "" || m.Layers != nil {
 			source = r.volumePath(t.slot, i)
 		}
 		mounts = append(mounts, bind(m.Target, source, m.RO))

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stockade/api/helper"
+	"stockade/internal/seqpacket"
 )
 
 type openRoot struct {
@@ -76,77 +77,85 @@ func (r *Runtime) mountStored(id string, layers []string, volumes []Mount) (_ st
 	if err := freshWork(rw); err != nil {
 		return "", err
 	}
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return "", fmt.Errorf("fsopen: %w", err)
-	}
-	defer unix.Close(fs)
-	set := func(key, value string) {
-		if err == nil {
-			if err = unix.FsconfigSetString(fs, key, value); err != nil {
-				err = fmt.Errorf("%s: %w", key, err)
-			}
-		}
-	}
-	if err := unix.FsconfigSetFlag(fs, "userxattr"); err != nil {
-		return "", err
-	}
-	for _, l := range layers {
-		set("lowerdir+", filepath.Join(r.store, helper.KindLayer, l, "fs"))
-	}
-	set("upperdir", filepath.Join(rw, "upper"))
-	set("workdir", filepath.Join(rw, "work"))
+	lowers, err := r.openLayers(layers)
 	if err != nil {
 		return "", err
 	}
-	if err := unix.FsconfigCreate(fs); err != nil {
+	defer seqpacket.CloseAll(lowers)
+	m, err := overlay{lowers: lowers, rw: rw}.mount(unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID)
+	if err != nil {
 		return "", fmt.Errorf("mount root: %w", err)
 	}
-	m, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
-	if err != nil {
-		return "", fmt.Errorf("fsmount: %w", err)
-	}
-	defer unix.Close(m)
-	if err := unix.MoveMount(m, "", unix.AT_FDCWD, root, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	defer m.Close()
+	if err := unix.MoveMount(int(m.Fd()), "", unix.AT_FDCWD, root, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return "", fmt.Errorf("attach root: %w", err)
 	}
 	for _, v := range volumes {
-		if v.Volume == "" {
+		if v.Volume == "" && v.Layers == nil {
 			continue
 		}
-		if err := r.showVolume(m, v); err != nil && !errors.Is(err, unix.ENOENT) {
-			return "", fmt.Errorf("show volume at %s: %w", v.Target, err)
+		if err := r.showStored(int(m.Fd()), dir, v); err != nil && !errors.Is(err, unix.ENOENT) {
+			return "", fmt.Errorf("show what is mounted at %s: %w", v.Target, err)
 		}
 	}
 	return root, nil
 }
 
-// showVolume mounts a volume in a stopped container's root. SECURITY(T-401): the place is found by the kernel inside
-// that root.
-func (r *Runtime) showVolume(root int, v Mount) error {
+// openLayers opens the folders of layers as they lie on disk.
+func (r *Runtime) openLayers(layers []string) (out []*os.File, err error) {
+	for _, l := range layers {
+		f, err := os.OpenFile(filepath.Join(r.store, helper.KindLayer, l, "fs"), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			seqpacket.CloseAll(out)
+			return nil, fmt.Errorf("open layer: %w", err)
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+// stored makes a detached mount of a volume or an image as it lies on disk; dir is a folder for what that needs.
+func (r *Runtime) stored(dir string, v Mount) (*os.File, error) {
+	if v.Volume != "" {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, filepath.Join(r.store, helper.KindVolume, v.Volume, "data"), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		return os.NewFile(uintptr(fd), "volume"), err
+	}
+	lowers, err := r.openLayers(v.Layers)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { seqpacket.CloseAll(lowers) }()
+	if lowers, err = withEmpty(lowers, dir); err != nil {
+		return nil, err
+	}
+	return overlay{lowers: lowers}.mount(unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID)
+}
+
+// showStored mounts a volume or an image in a stopped container's root. SECURITY(T-401): the place is found by the
+// kernel inside that root.
+func (r *Runtime) showStored(root int, dir string, v Mount) error {
 	at, err := unix.Openat2(root, v.Target, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
 	if err != nil {
 		return err
 	}
 	defer unix.Close(at)
-	volume, err := unix.OpenTree(unix.AT_FDCWD, filepath.Join(r.store, helper.KindVolume, v.Volume, "data"), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	source, err := r.stored(dir, v)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(volume)
-	source := volume
+	defer func() { source.Close() }()
 	if v.Subpath != "" {
-		sub, err := subpath(volume, v.Subpath)
+		sub, err := attachedSubpath(source, filepath.Join(dir, lowDir), v)
 		if err != nil {
 			return err
 		}
-		defer sub.Close()
-		source = int(sub.Fd())
+		source.Close()
+		source = sub
 	}
 	if v.RO {
-		if err := unix.MountSetattr(source, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		if err := unix.MountSetattr(int(source.Fd()), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 			return err
 		}
 	}
-	return unix.MoveMount(source, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return unix.MoveMount(int(source.Fd()), "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }

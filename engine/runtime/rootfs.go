@@ -20,7 +20,8 @@ const (
 	rootDir   = "m" // the container's root
 	lowDir    = "l" // lower layers while the overlay is made, then volumes while a part of them is taken
 	rwDir     = "w" // id-mapped clone of the writable layer, only while the overlay is made
-	volumeDir = "v" // volumes, grants: v/0, v/1, …
+	volumeDir = "v" // volumes, images, grants: v/0, v/1, …
+	emptyDir  = "e" // e0, e1: beneath an image of fewer than two layers
 )
 
 // mountAll mounts the root and everything that is shown in it.
@@ -58,6 +59,8 @@ func (r *Runtime) mountAll(ctx context.Context, t *task, s Spec) error {
 		case m.Volume != "":
 			err = r.attachVolume(t.slot, i, volumes[0], m)
 			volumes = volumes[1:]
+		case m.Layers != nil:
+			err = r.attachImage(ctx, t.slot, i, m)
 		case m.Grant != "":
 			err = r.attachGrant(ctx, t, i, s, m)
 		}
@@ -105,71 +108,112 @@ func (r *Runtime) mountOverlay(s *slot, lowers []*os.File, rw *os.File, volatile
 	if err := unix.MoveMount(int(rw.Fd()), "", unix.AT_FDCWD, upper, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("attach writable layer: %w", err)
 	}
-	done := make(chan error, 1)
+	m, err := r.overlayOf(s, overlay{lowers: lowers, rw: upper, volatile: volatile})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := unix.MoveMount(int(m.Fd()), "", unix.AT_FDCWD, root, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	return nil
+}
+
+// overlay is what an overlay is made of.
+type overlay struct {
+	lowers   []*os.File // top first, attached to our mount namespace
+	rw       string     // folder with upper and work; "" for a read-only overlay
+	volatile bool       // nothing of the writable layer needs to reach the disk
+}
+
+// overlayOf makes a detached overlay as the root of the slot's container.
+func (r *Runtime) overlayOf(s *slot, o overlay) (*os.File, error) {
+	type result struct {
+		mount *os.File
+		err   error
+	}
+	done := make(chan result, 1)
 	r.dumpable.Lock()
 	go func() {
 		goruntime.LockOSThread() // never unlocked: the thread's changed identity ends with it
-		done <- overlayAs(int(base(s.block)), lowers, upper, root, volatile)
+		m, err := o.mountAs(int(base(s.block)))
+		done <- result{m, err}
 	}()
-	err := <-done
+	res := <-done
 	// SAFETY: a changed fsuid makes the process non-dumpable, and its children's /proc files root's.
 	perr := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
 	r.dumpable.Unlock()
-	return errors.Join(err, perr)
+	if perr != nil && res.mount != nil {
+		res.mount.Close()
+	}
+	return res.mount, errors.Join(res.err, perr)
 }
 
 // secbitNoSetuidFixup keeps capabilities when the file system uid changes (securebits(7)).
 const secbitNoSetuidFixup = 1 << 2
 
-// overlayAs makes the overlay with the file system identity of the container's root: overlayfs creates files in the
+// mountAs makes the overlay with the file system identity of the container's root: overlayfs creates files in the
 // work folder as its mounter, and only ids of the container's range exist there. With another identity the kernel
 // mounts it read-only without a word.
-func overlayAs(id int, lowers []*os.File, rw, target string, volatile bool) error {
+func (o overlay) mountAs(id int) (*os.File, error) {
 	if err := unix.Prctl(unix.PR_SET_SECUREBITS, secbitNoSetuidFixup, 0, 0, 0); err != nil {
-		return fmt.Errorf("securebits: %w", err)
+		return nil, fmt.Errorf("securebits: %w", err)
 	}
 	if err := unix.Setfsgid(id); err != nil {
-		return err
+		return nil, err
 	}
 	if err := unix.Setfsuid(id); err != nil {
-		return err
+		return nil, err
 	}
+	return o.mount(unix.MOUNT_ATTR_NODEV)
+}
+
+// mount makes the overlay, detached.
+func (o overlay) mount(attrs int) (*os.File, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("fsopen: %w", err)
+		return nil, fmt.Errorf("fsopen: %w", err)
 	}
 	defer unix.Close(fs)
-	if err := unix.FsconfigSetFlag(fs, "userxattr"); err != nil {
-		return fmt.Errorf("userxattr: %w", err)
-	}
-	if volatile {
-		if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
-			return fmt.Errorf("volatile: %w", err)
+	flag := func(key string, wanted bool) {
+		if err == nil && wanted {
+			if err = unix.FsconfigSetFlag(fs, key); err != nil {
+				err = fmt.Errorf("%s: %w", key, err)
+			}
 		}
 	}
-	for _, f := range lowers {
-		if err := unix.FsconfigSetFd(fs, "lowerdir+", int(f.Fd())); err != nil {
-			return fmt.Errorf("lowerdir: %w", err)
+	folder := func(key, path string) {
+		if err == nil && o.rw != "" {
+			if err = unix.FsconfigSetString(fs, key, path); err != nil {
+				err = fmt.Errorf("%s: %w", key, err)
+			}
 		}
 	}
-	if err := unix.FsconfigSetString(fs, "upperdir", filepath.Join(rw, "upper")); err != nil {
-		return fmt.Errorf("upperdir: %w", err)
+	flag("userxattr", true)
+	flag("volatile", o.volatile)
+	for _, f := range o.lowers {
+		if err == nil {
+			if err = unix.FsconfigSetFd(fs, "lowerdir+", int(f.Fd())); err != nil {
+				err = fmt.Errorf("lowerdir: %w", err)
+			}
+		}
 	}
-	if err := unix.FsconfigSetString(fs, "workdir", filepath.Join(rw, "work")); err != nil {
-		return fmt.Errorf("workdir: %w", err)
+	folder("upperdir", filepath.Join(o.rw, "upper"))
+	folder("workdir", filepath.Join(o.rw, "work"))
+	if err != nil {
+		return nil, err
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return fmt.Errorf("create: %w", err)
+		return nil, fmt.Errorf("create: %w", err)
 	}
-	m, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV)
+	if o.rw == "" {
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	m, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
 	if err != nil {
-		return fmt.Errorf("fsmount: %w", err)
+		return nil, fmt.Errorf("fsmount: %w", err)
 	}
-	defer unix.Close(m)
-	if err := unix.MoveMount(m, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("attach: %w", err)
-	}
-	return nil
+	return os.NewFile(uintptr(m), "overlay"), nil
 }
 
 func (r *Runtime) volumePath(s *slot, i int) string {
@@ -179,13 +223,7 @@ func (r *Runtime) volumePath(s *slot, i int) string {
 // attachVolume attaches a volume's clone, or a folder beneath it, at its place in the bundle.
 func (r *Runtime) attachVolume(s *slot, i int, clone *os.File, m Mount) error {
 	if m.Subpath != "" {
-		// Only what is attached to our mount namespace can be cloned once more: mountd's clone came from another.
-		low := filepath.Join(s.bundle, lowDir)
-		if err := unix.MoveMount(int(clone.Fd()), "", unix.AT_FDCWD, low, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-			return fmt.Errorf("attach volume: %w", err)
-		}
-		sub, err := subpath(int(clone.Fd()), m.Subpath)
-		err = errors.Join(err, unix.Unmount(low, unix.MNT_DETACH))
+		sub, err := attachedSubpath(clone, filepath.Join(s.bundle, lowDir), m)
 		if err != nil {
 			return err
 		}
@@ -195,20 +233,43 @@ func (r *Runtime) attachVolume(s *slot, i int, clone *os.File, m Mount) error {
 	return r.place(s, i, clone)
 }
 
-// subpath clones a part of a volume's mount. SECURITY(T-301): the kernel resolves it inside the volume only; links out
-// of it are refused.
-func subpath(volume int, path string) (*os.File, error) {
-	fd, err := unix.Openat2(volume, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV})
+// attachedSubpath clones a part of a detached mount, which is attached at low meanwhile: only what is attached to our
+// mount namespace can be cloned once more, and mountd's clones came from another.
+func attachedSubpath(mount *os.File, low string, m Mount) (*os.File, error) {
+	if err := os.Mkdir(low, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	if err := unix.MoveMount(int(mount.Fd()), "", unix.AT_FDCWD, low, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return nil, fmt.Errorf("attach: %w", err)
+	}
+	sub, err := subpath(int(mount.Fd()), m)
+	if uerr := unix.Unmount(low, unix.MNT_DETACH); uerr != nil {
+		if sub != nil {
+			sub.Close()
+		}
+		return nil, errors.Join(err, uerr)
+	}
+	return sub, err
+}
+
+// subpath clones a part of a volume's or an image's mount. SECURITY(T-301): the kernel resolves it inside only; links
+// out of it are refused.
+func subpath(mount int, m Mount) (*os.File, error) {
+	whole := "volume"
+	if m.Layers != nil {
+		whole = "image"
+	}
+	fd, err := unix.Openat2(mount, m.Subpath, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV})
 	if errors.Is(err, unix.EXDEV) {
-		return nil, fmt.Errorf("path %s leads out of the volume", path)
+		return nil, fmt.Errorf("path %s leads out of the %s", m.Subpath, whole)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot access path %s in the volume: %w", path, err)
+		return nil, fmt.Errorf("cannot access path %s in the %s: %w", m.Subpath, whole, err)
 	}
 	defer unix.Close(fd)
 	sub, err := unix.OpenTree(fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
-		return nil, fmt.Errorf("cannot show path %s of the volume: %w", path, err)
+		return nil, fmt.Errorf("cannot show path %s of the %s: %w", m.Subpath, whole, err)
 	}
 	return os.NewFile(uintptr(sub), "subpath"), nil
 }
@@ -236,7 +297,7 @@ func (r *Runtime) place(s *slot, i int, mount *os.File) error {
 // attachGrant has grantd open a granted path again, as the person who granted it, and attaches what it sends.
 func (r *Runtime) attachGrant(ctx context.Context, t *task, i int, s Spec, m Mount) error {
 	first := r.cfg.IDs.Sub.First + (t.slot.block)*65536
-	use := helper.Use{ID: m.Grant, Tenant: s.Tenant, RO: m.RO, Recursive: m.Recursive, TargetUID: first + s.User.UID, TargetGID: first + s.User.GID}
+	use := helper.Use{ID: m.Grant, Tenant: s.Tenant, RO: m.RO, SubRW: m.SubRW, Recursive: m.Recursive, TargetUID: first + s.User.UID, TargetGID: first + s.User.GID}
 	done, fds, err := seqpacket.Call[helper.Use, helper.UseDone](ctx, r.grantd, "use", use)
 	if err != nil {
 		return err

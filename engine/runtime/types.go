@@ -22,7 +22,7 @@ type Spec struct {
 	// below and cgroup settings. Annotations stay empty (SECURITY T-303).
 	OCI     *specs.Spec
 	User    User     // the process's user, already resolved inside the root
-	Mounts  []Mount  // volumes, grants and files made by the engine
+	Mounts  []Mount  // volumes, images, grants and files made by the engine
 	Network *Network // nil: no network but lo ("none")
 	Limits  helper.Limits
 	Log     Log
@@ -46,12 +46,13 @@ type User struct {
 type Mount struct {
 	Target  string // absolute path inside
 	RO      bool
-	Volume  string // store name of a volume: volumes/<Volume>/data
-	Subpath string // with Volume: folder beneath, resolved inside it
-	Grant   string // id of a grant
-	File    string // host path of a file made by the engine (hosts, hostname, resolv.conf)
-	// Recursive shows a grant's submounts, too.
-	Recursive bool
+	Volume  string   // store name of a volume: volumes/<Volume>/data
+	Layers  []string // store names of an image's layers, top first: the image is shown read-only
+	Subpath string   // with Volume or Layers: what lies beneath, resolved inside it
+	Grant   string   // id of a grant
+	File    string   // host path of a file made by the engine (hosts, hostname, resolv.conf)
+	// Recursive shows a grant's submounts, too; SubRW leaves them writable when RO is set.
+	Recursive, SubRW bool
 }
 
 // Files are the contents of the three files that the engine makes in /etc; nil leaves the image's.

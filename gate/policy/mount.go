@@ -27,14 +27,18 @@ var mountRules = []rule{
 		remedy: "root may bind only folders that the administrator listed; bind it as the user who owns it"},
 	{id: "mount-target", threat: "T-301", fields: []string{"HostConfig.Binds", "HostConfig.Mounts.Target", "HostConfig.Tmpfs"},
 		remedy: "use an absolute path without '..' other than /, once"},
-	{id: "mount-type", threat: "T-301", fields: []string{"HostConfig.Mounts.Type", "HostConfig.Mounts.ImageOptions", "HostConfig.Mounts.ClusterOptions"},
-		remedy: "use type bind, volume or tmpfs, with the options of that type"},
+	{id: "mount-type", threat: "T-301", fields: []string{"HostConfig.Mounts.Type", "HostConfig.Mounts.ClusterOptions"},
+		remedy: "use type bind, volume, tmpfs or image, with the options of that type"},
+	{id: "mount-image", threat: "T-301", fields: []string{"HostConfig.Mounts.Source"},
+		remedy: "name an image of yours: it is shown read-only"},
 	{id: "bind-readonly", threat: "T-301", fields: []string{"HostConfig.Mounts.BindOptions.ReadOnlyNonRecursive", "HostConfig.Mounts.BindOptions.ReadOnlyForceRecursive"},
-		remedy: "a read-only bind is read-only with all that is mounted in it: use readonly, and bind-recursive=enabled, readonly or disabled"},
+		remedy: "bind-recursive=readonly and writable need readonly: one makes all that is mounted in the bind read-only, too, as is the default here, the other leaves it writable"},
 	{id: "volume-driver", threat: "T-301", fields: []string{"HostConfig.VolumeDriver", "HostConfig.Mounts.VolumeOptions.DriverConfig", "HostConfig.Mounts.VolumeOptions.DriverConfig.Name", "HostConfig.Mounts.VolumeOptions.DriverConfig.Options"},
 		remedy: "use the driver local without options"},
 	{id: "volume-subpath", threat: "T-301", fields: []string{"HostConfig.Mounts.VolumeOptions.Subpath"},
 		remedy: "use a relative path within the volume, without '..'"},
+	{id: "image-subpath", threat: "T-301", fields: []string{"HostConfig.Mounts.ImageOptions.Subpath"},
+		remedy: "use a relative path within the image, without '..'"},
 	{id: "volume-ref", threat: "T-301", fields: []string{"HostConfig.Binds", "HostConfig.Mounts.Source"},
 		remedy: "use a volume name [a-zA-Z0-9][a-zA-Z0-9_.-] or an absolute path"},
 	{id: "volumes-from", threat: "T-301", fields: []string{"HostConfig.VolumesFrom"},
@@ -160,7 +164,7 @@ func (s *subject) mount(m *mount.Mount, field string, targets map[string]bool) (
 		return nil, err
 	}
 	// Options of another type than the mount's own would be decided by whoever reads them first.
-	foreign := m.ImageOptions != nil || m.ClusterOptions != nil ||
+	foreign := m.ClusterOptions != nil || m.ImageOptions != nil && m.Type != mount.TypeImage ||
 		m.BindOptions != nil && m.Type != mount.TypeBind || m.VolumeOptions != nil && m.Type != mount.TypeVolume ||
 		m.TmpfsOptions != nil && m.Type != mount.TypeTmpfs
 	if foreign {
@@ -178,14 +182,13 @@ func (s *subject) mount(m *mount.Mount, field string, targets map[string]bool) (
 			if o.Propagation != "" && o.Propagation != mount.PropagationPrivate && o.Propagation != mount.PropagationRPrivate {
 				return nil, broken("bind", field+".BindOptions.Propagation", quote(string(o.Propagation)))
 			}
-			// Each mount beneath would stay writable; grantd makes all of them read-only.
-			if o.ReadOnlyNonRecursive {
-				return nil, broken("bind-readonly", field+".BindOptions.ReadOnlyNonRecursive", "true")
+			if o.ReadOnlyNonRecursive && (!m.ReadOnly || o.ReadOnlyForceRecursive) {
+				return nil, broken("bind-readonly", field+".BindOptions.ReadOnlyNonRecursive", "true without a read-only bind")
 			}
 			if o.ReadOnlyForceRecursive && (!m.ReadOnly || o.NonRecursive) {
 				return nil, broken("bind-readonly", field+".BindOptions.ReadOnlyForceRecursive", "true without a recursive read-only bind")
 			}
-			b.Create = o.CreateMountpoint
+			b.Create, b.SubWritable = o.CreateMountpoint, o.ReadOnlyNonRecursive
 		}
 		clean, err := s.source(m.Source, field+".Source")
 		if err != nil {
@@ -195,6 +198,14 @@ func (s *subject) mount(m *mount.Mount, field string, targets map[string]bool) (
 		return b, nil
 	case mount.TypeVolume:
 		return nil, volumeMount(m, field)
+	case mount.TypeImage:
+		if m.Source == "" || len(m.Source) > 1024 || controlRe.MatchString(m.Source) {
+			return nil, broken("mount-image", field+".Source", quote(m.Source))
+		}
+		if o := m.ImageOptions; o != nil && badSubpath(o.Subpath) {
+			return nil, broken("image-subpath", field+".ImageOptions.Subpath", quote(o.Subpath))
+		}
+		return nil, nil
 	case mount.TypeTmpfs:
 		if m.Source != "" {
 			return nil, broken("tmpfs-options", field+".Source", quote(m.Source))
@@ -224,14 +235,20 @@ func volumeMount(m *mount.Mount, field string) error {
 	if o == nil {
 		return nil
 	}
-	// SECURITY(T-301): the engine resolves it beneath the volume; this refuses what could only be meant otherwise.
-	if o.Subpath != "" && (len(o.Subpath) > 4095 || !plainPath("/"+o.Subpath) || strings.HasPrefix(o.Subpath, "/") || path.Clean(o.Subpath) == ".") {
+	if badSubpath(o.Subpath) {
 		return broken("volume-subpath", field+".VolumeOptions.Subpath", quote(o.Subpath))
 	}
 	if d := o.DriverConfig; d != nil && (d.Name != "" && d.Name != "local" || len(d.Options) > 0) {
 		return broken("volume-driver", field+".VolumeOptions.DriverConfig", quote(d.Name))
 	}
 	return nil
+}
+
+// badSubpath tells whether a path could only be meant for something outside.
+//
+// SECURITY(T-301): the engine resolves it beneath the volume or the image only, whatever it is.
+func badSubpath(p string) bool {
+	return p != "" && (len(p) > 4095 || !plainPath("/"+p) || strings.HasPrefix(p, "/") || path.Clean(p) == ".")
 }
 
 func tmpfsOptions(field string, options []string) error {

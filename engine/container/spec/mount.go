@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -28,11 +29,14 @@ type Mount struct {
 	Mode         string            `json:"mode,omitempty"`
 	RW           bool              `json:"rw"`
 	Propagation  mount.Propagation `json:"propagation,omitempty"`
-	Store        string            `json:"store,omitempty"` // store name of the volume
+	Store        string            `json:"store,omitempty"`  // store name of the volume
+	Image        string            `json:"image,omitempty"`  // id of the image that is shown
+	Layers       []string          `json:"layers,omitempty"` // its layers: store names, top first
 	Subpath      string            `json:"subpath,omitempty"`
 	Grant        string            `json:"grant,omitempty"`
 	GrantUID     *uint32           `json:"grantUid,omitempty"` // whose rights the grant is; nil: not known, so nobody else's
 	NonRecursive bool              `json:"nonRecursive,omitempty"`
+	SubRW        bool              `json:"subRw,omitempty"` // what is mounted in a read-only bind stays writable
 	NoCopy       bool              `json:"noCopy,omitempty"`
 	Anonymous    bool              `json:"anonymous,omitempty"`
 	Options      []string          `json:"options,omitempty"`
@@ -254,11 +258,10 @@ func parseMount(cfg mount.Mount) (Mount, error) {
 		}
 		m.Source = cfg.Source
 		if o := cfg.BindOptions; o != nil {
-			// A bind is read-only with its submounts, or writable where they are.
-			if o.ReadOnlyNonRecursive || o.ReadOnlyForceRecursive && !cfg.ReadOnly {
+			if (o.ReadOnlyNonRecursive || o.ReadOnlyForceRecursive) && !cfg.ReadOnly || o.ReadOnlyNonRecursive && o.ReadOnlyForceRecursive {
 				return Mount{}, bad("mount options conflict")
 			}
-			m.Propagation, m.NonRecursive = o.Propagation, o.NonRecursive
+			m.Propagation, m.NonRecursive, m.SubRW = o.Propagation, o.NonRecursive, o.ReadOnlyNonRecursive
 		}
 		return m, checkPropagation(&m)
 	case mount.TypeVolume:
@@ -276,8 +279,21 @@ func parseMount(cfg mount.Mount) (Mount, error) {
 				m.DriverOpts = o.DriverConfig.Options
 			}
 		}
-		if m.Subpath != "" && (path.IsAbs(m.Subpath) || path.Clean(m.Subpath) == ".." || strings.HasPrefix(path.Clean(m.Subpath), "../")) {
+		if m.Subpath != "" && !filepath.IsLocal(m.Subpath) {
 			return Mount{}, bad("subpath must be a relative path within the volume")
+		}
+		return m, nil
+	case mount.TypeImage:
+		if cfg.Source == "" {
+			return Mount{}, bad("field Source must not be empty")
+		}
+		// Read-only whatever the client says, as Docker's.
+		m.Name, m.RW, m.Propagation = cfg.Source, false, mount.PropagationRPrivate
+		if cfg.ImageOptions != nil {
+			m.Subpath = cfg.ImageOptions.Subpath
+		}
+		if m.Subpath != "" && !filepath.IsLocal(m.Subpath) {
+			return Mount{}, bad("subpath must be a relative path within the image")
 		}
 		return m, nil
 	case mount.TypeTmpfs:
@@ -417,9 +433,13 @@ func RuntimeMounts(mounts []Mount) []runtime.Mount {
 	for _, m := range mounts {
 		switch m.Type {
 		case mount.TypeBind:
-			out = append(out, runtime.Mount{Target: m.Destination, RO: !m.RW, Grant: m.Grant, Recursive: !m.NonRecursive})
+			out = append(out, runtime.Mount{Target: m.Destination, RO: !m.RW, Grant: m.Grant, Recursive: !m.NonRecursive, SubRW: m.SubRW})
 		case mount.TypeVolume:
 			out = append(out, runtime.Mount{Target: m.Destination, RO: !m.RW, Volume: m.Store, Subpath: m.Subpath})
+		case mount.TypeImage:
+			// Not nil, even for an image without any layer.
+			layers := append([]string{}, m.Layers...)
+			out = append(out, runtime.Mount{Target: m.Destination, RO: true, Layers: layers, Subpath: m.Subpath})
 		}
 	}
 	return out
