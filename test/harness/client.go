@@ -210,7 +210,9 @@ func (s *Server) API(t testing.TB, u User, method, path string, body any) Respon
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, err := s.Client(t, u).Do(req)
+	client := s.Client(t, u)
+	defer client.CloseIdleConnections() // a user may have some hundreds only
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
