@@ -19,6 +19,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/moby/go-archive"
@@ -117,10 +118,13 @@ func (r *refusal) Error() string { return r.text }
 
 // Child runs the program; args are its arguments without the name. It returns the exit status.
 func Child(args []string) int {
-	out := bufio.NewWriterSize(os.Stdout, 256<<10)
+	to := &counted{w: os.Stdout}
+	out := bufio.NewWriterSize(to, 256<<10)
 	c := &command{out: out}
 	err := c.run(args)
-	if err != nil && !c.replied {
+	if err != nil && to.n == 0 {
+		// Nothing has left this process: the beginning of a stream that broke becomes a refusal with a reason.
+		out.Reset(to)
 		err = errors.Join(c.reply(Reply{Class: class(err), Text: err.Error()}), out.Flush())
 		if err == nil {
 			return 0
@@ -133,6 +137,18 @@ func Child(args []string) int {
 	return 0
 }
 
+// counted counts what is written.
+type counted struct {
+	w io.Writer
+	n int
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += n
+	return n, err
+}
+
 func class(err error) string {
 	var r *refusal
 	switch {
@@ -141,6 +157,7 @@ func class(err error) string {
 	case errors.Is(err, unix.ENOENT):
 		return NotFound
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.EINVAL),
+		errors.Is(err, unix.EOPNOTSUPP), // the mode of what has become a link
 		errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF):
 		return Invalid
 	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
@@ -150,13 +167,11 @@ func class(err error) string {
 }
 
 type command struct {
-	out     *bufio.Writer
-	replied bool
-	opts    Options
+	out  *bufio.Writer
+	opts Options
 }
 
 func (c *command) reply(r Reply) error {
-	c.replied = true
 	return json.NewEncoder(c.out).Encode(r)
 }
 
@@ -216,9 +231,9 @@ func (c *command) stat(abs string) (*Info, error) {
 	}
 	real := path.Clean(abs)
 	if info.Mode.IsDir() {
-		real, err = filepath.EvalSymlinks(real)
+		real, err = resolve(real)
 	} else {
-		real, err = filepath.EvalSymlinks(path.Dir(real))
+		real, err = resolve(path.Dir(real))
 		real = path.Join(real, info.Name)
 	}
 	if err != nil {
@@ -228,6 +243,16 @@ func (c *command) stat(abs string) (*Info, error) {
 		return nil, absent(m)
 	}
 	return info, nil
+}
+
+// resolve is a path without links.
+func resolve(p string) (string, error) {
+	real, err := filepath.EvalSymlinks(p)
+	var errno syscall.Errno
+	if err != nil && !errors.As(err, &errno) {
+		return "", &refusal{Invalid, err.Error()} // links that lead in a circle
+	}
+	return real, err
 }
 
 // mountOf finds the mount that holds a path without links; nil means the container's own root.

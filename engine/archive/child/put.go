@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"syscall"
 
 	"github.com/klauspost/compress/gzip"
@@ -24,7 +23,7 @@ const maxAccounts = 4 << 20
 
 // put extracts a tar into a folder. The name is resolved here, with the container's root as root folder.
 func (c *command) put(opts *archive.TarOptions) error {
-	dir, err := filepath.EvalSymlinks(path.Join("/", c.opts.Path))
+	dir, err := resolve(path.Join("/", c.opts.Path))
 	if err != nil {
 		return err
 	}
