@@ -26,6 +26,8 @@ func probe(what string, args []string) {
 		answer = syscalls()
 	case "confinement":
 		answer = confinement()
+	case "swap":
+		swap(args)
 	case "dial":
 		conn, err := net.Dial("unix", args[0])
 		if err == nil {
