@@ -148,7 +148,7 @@ func (g *Gate) decide(w http.ResponseWriter, r *http.Request, c *client, rec *au
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	if m.Body == nil {
-		err = decode.Empty(r)
+		err = decode.Empty(m, r)
 	} else {
 		d.body, err = decode.Body(m, r)
 	}

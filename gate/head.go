@@ -60,6 +60,9 @@ func checkUpgrade(r *http.Request, s route.Stream) error {
 // checkWebSocket wants the opening handshake of RFC 6455, section 4.2.1. Its answer is made by package forward; extensions
 // and subprotocols that the client offers are not taken up.
 func checkWebSocket(r *http.Request) error {
+	if len(r.Header.Values("Upgrade")) == 0 {
+		return nil // the engine refuses it, after it has told whether there is such a container
+	}
 	one := func(name string) string {
 		if v := r.Header.Values(name); len(v) == 1 {
 			return v[0]

@@ -107,7 +107,6 @@ func TestWebSocket(t *testing.T) {
 		{403, get(target, append(good, "Origin: http://localhost")...)},
 		{403, get("GET /info", good...)},
 		{400, get("GET /info", good[:2]...)},
-		{400, get(target)},
 		{400, get(target, "Connection: Upgrade", "Upgrade: tcp")},
 		{400, get(target, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 8", good[3])},
 		{400, get(target, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: short")},

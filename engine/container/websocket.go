@@ -20,6 +20,9 @@ func (s *Service) handleAttachWebSocket(w http.ResponseWriter, r *http.Request, 
 		return err
 	}
 	defer q.over()
+	if r.Header.Get("Upgrade") == "" {
+		return invalid("a WebSocket handshake is needed (RFC 6455, version 13)")
+	}
 	// The gate has refused requests with an Origin (T-101), so there is none to compare.
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
 	if err != nil {

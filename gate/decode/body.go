@@ -15,7 +15,8 @@ import (
 	"stockade/gate/route"
 )
 
-// Body reads the JSON body of an endpoint into the type of its row. An endpoint whose body may be absent yields nil.
+// Body reads the JSON body of an endpoint into the type of its row. Where an absent body says nothing it yields nil, and
+// where it means an empty object, the zero value.
 //
 // SECURITY(T-201): whether there is a body is told by reading, not by Content-Length (CVE-2024-41110).
 func Body(m *route.Match, r *http.Request) (any, error) {
@@ -27,7 +28,10 @@ func Body(m *route.Match, r *http.Request) (any, error) {
 		if m.NoBody {
 			return nil, nil
 		}
-		return nil, refusal.Decode("%s needs a JSON body", m.Op)
+		if m.ZeroBody {
+			return m.Body(), nil
+		}
+		return nil, refusal.Decode("invalid JSON: %s", io.EOF)
 	}
 	if err := jsonType(r.Header); err != nil {
 		return nil, err
@@ -40,14 +44,15 @@ func Body(m *route.Match, r *http.Request) (any, error) {
 }
 
 // Empty makes sure that a request has no body. Some clients send an empty object, which says nothing.
-func Empty(r *http.Request) error {
-	data, err := read(r.Body, 16)
-	if err != nil {
-		return refusal.Decode("this endpoint takes no body")
+func Empty(m *route.Match, r *http.Request) error {
+	if data, err := read(r.Body, 16); err == nil {
+		switch strings.TrimSpace(string(data)) {
+		case "", "{}", "null":
+			return nil
+		}
 	}
-	switch strings.TrimSpace(string(data)) {
-	case "", "{}", "null":
-		return nil
+	if m.Op == "ContainerStart" {
+		return refusal.Decode("starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24")
 	}
 	return refusal.Decode("this endpoint takes no body")
 }
@@ -79,19 +84,26 @@ func RegistryAuth(h http.Header) (string, error) {
 // jsonType accepts application/json in UTF-8 and nothing else.
 func jsonType(h http.Header) error {
 	values := h.Values("Content-Type")
-	if len(values) != 1 {
-		return refusal.Decode("the body needs one Content-Type, application/json")
+	if len(values) > 1 {
+		return refusal.Decode("the header Content-Type is given twice")
 	}
-	kind, params, err := mime.ParseMediaType(values[0])
-	if err != nil || kind != "application/json" {
-		return refusal.Decode("unsupported Content-Type %.64q: it must be application/json", values[0])
+	kind, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil {
+		return refusal.Decode("malformed Content-Type header (%.64s): %s", h.Get("Content-Type"), err)
+	}
+	if kind != "application/json" {
+		return otherType(values[0])
 	}
 	for name, value := range params {
 		if name != "charset" || !strings.EqualFold(value, "utf-8") {
-			return refusal.Decode("unsupported Content-Type %.64q: it must be application/json", values[0])
+			return otherType(values[0])
 		}
 	}
 	return nil
+}
+
+func otherType(value string) error {
+	return refusal.Decode("unsupported Content-Type header (%.64s): must be 'application/json'", value)
 }
 
 func read(body io.Reader, limit int64) ([]byte, error) {

@@ -34,26 +34,26 @@ func TestJSONRefuses(t *testing.T) {
 		{"unknown in an empty struct", `{"Volumes":{"/a":{"x":1}}}`, `unknown field "Volumes./a.x"`},
 		{"name of the Go type", `{"Config":{"Image":"x"}}`, `unknown field "Config"`},
 		{"name of the Go field", `{"HostConfig":{"CPUShares":1}}`, `it is written "CpuShares"`},
-		{"trailing value", `{} {"HostConfig":{}}`, "bytes after"},
-		{"trailing bytes", `{}x`, "bytes after"},
-		{"trailing NUL", "{}\x00", "bytes after"},
-		{"truncated", `{"Image":`, "ends early"},
-		{"empty", ``, "ends early"},
+		{"trailing value", `{} {"HostConfig":{}}`, "unexpected content"},
+		{"trailing bytes", `{}x`, "unexpected content"},
+		{"trailing NUL", "{}\x00", "unexpected content"},
+		{"truncated", `{"Image":`, "unexpected EOF"},
+		{"empty", ``, "unexpected EOF"},
 		{"comment", `{/**/}`, "invalid JSON"},
 		{"byte order mark", "\ufeff{}", "invalid JSON"},
 		{"invalid UTF-8", "{\"Image\":\"\xff\"}", "UTF-8"},
 		{"UTF-16", "{\x00}\x00", "invalid JSON"},
-		{"wrong type", `{"HostConfig":{"Privileged":"true"}}`, "does not fit"},
-		{"number as object", `{"HostConfig":5}`, "does not fit"},
-		{"object as list", `{"HostConfig":{"Binds":{}}}`, "does not fit"},
-		{"object as string", `{"Image":{}}`, "does not fit"},
-		{"number out of range", `{"HostConfig":{"Memory":1e400}}`, "does not fit"},
-		{"fraction", `{"HostConfig":{"Memory":1.5}}`, "does not fit"},
+		{"wrong type", `{"HostConfig":{"Privileged":"true"}}`, "cannot unmarshal"},
+		{"number as object", `{"HostConfig":5}`, "cannot unmarshal"},
+		{"object as list", `{"HostConfig":{"Binds":{}}}`, "cannot unmarshal"},
+		{"object as string", `{"Image":{}}`, "cannot unmarshal"},
+		{"number out of range", `{"HostConfig":{"Memory":1e400}}`, "cannot unmarshal"},
+		{"fraction", `{"HostConfig":{"Memory":1.5}}`, "cannot unmarshal"},
 		{"array too long", `{"HostConfig":{"ConsoleSize":[1,2,3]}}`, "3 elements instead of 2"},
 		{"array too short", `{"HostConfig":{"ConsoleSize":[1]}}`, "1 elements instead of 2"},
 		{"bad port", `{"ExposedPorts":{"x/tcp":{}}}`, "invalid"},
 		{"deep", `{"HostConfig":{"Mounts":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}}`, "nested deeper"},
-		{"top level list", `[]`, "does not fit"},
+		{"top level list", `[]`, "cannot unmarshal"},
 		{"obsolete with a value", `{"MacAddress":"02:00:00:00:00:01"}`, "may only be empty"},
 		{"obsolete misspelt", `{"macaddress":""}`, "unknown field"},
 	} {
@@ -144,6 +144,32 @@ func TestQuery(t *testing.T) {
 	}
 }
 
+// Refusals are in Docker's words, which users look up.
+func TestWords(t *testing.T) {
+	for _, tc := range []struct{ method, target, want string }{
+		{"GET", "/containers/json?limit=x", `strconv.Atoi: parsing "x": invalid syntax`},
+		{"GET", "/containers/json?filters=x", "invalid filter"},
+		{"GET", `/containers/json?filters={"x":["y"]}`, "invalid filter 'x'"},
+		{"POST", "/containers/create?name=a/b", "Invalid container name (a/b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"},
+		{"POST", "/containers/a/wait?condition=x", `invalid condition: "x"`},
+		{"POST", "/containers/a/resize", `invalid resize height "": invalid syntax`},
+		{"POST", "/exec/a/resize?h=1&w=-1", `invalid resize width "-1": invalid syntax`},
+		{"GET", "/containers/a/archive?path=", "bad parameter: path cannot be empty"},
+		{"GET", "/containers/a/logs?since=x", `invalid value for "since": invalid timestamp "x": invalid seconds "x": invalid syntax`},
+		{"GET", "/events?until=x", `invalid value for 'until': invalid timestamp "x": invalid seconds "x": invalid syntax`},
+		{"POST", "/images/a/tag?repo=b&tag=-x", "invalid tag format"},
+		{"POST", "/images/a/tag?repo=-b", "invalid reference format"},
+	} {
+		m, err := route.Parse(tc.method, tc.target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Query(m.Query, m.RawQuery); err == nil || err.Error() != tc.want {
+			t.Errorf("%s %s: %v, want %s", tc.method, tc.target, err, tc.want)
+		}
+	}
+}
+
 // request makes a request whose body has a declared or an unknown length.
 func request(body, kind string, chunked bool) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, "/x", strings.NewReader(body))
@@ -192,7 +218,7 @@ func TestBody(t *testing.T) {
 		}
 	}
 	for body, ok := range map[string]bool{"": true, "{}": true, "null": true, `{"HostConfig":{}}`: false, "x": false, "{}{}": false} {
-		if err := Empty(request(body, "application/json", true)); (err == nil) != ok {
+		if err := Empty(m, request(body, "application/json", true)); (err == nil) != ok {
 			t.Errorf("empty %q: %v", body, err)
 		}
 	}

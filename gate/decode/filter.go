@@ -15,7 +15,7 @@ func filter(p route.Param, value string) (string, error) {
 	out := map[string]map[string]bool{}
 	add := func(term string, values map[string]bool) error {
 		if !slices.Contains(p.Values, term) {
-			return refusal.Decode("invalid filter %.64q", term)
+			return refusal.Decode("invalid filter '%.64s'", term)
 		}
 		for v, on := range values {
 			if !on {
@@ -27,20 +27,20 @@ func filter(p route.Param, value string) (string, error) {
 	}
 	var raw map[string]json.RawMessage
 	if err := JSON([]byte(value), &raw, nil); err != nil {
-		return "", refusal.Decode("query parameter %q: %s", p.Name, err)
+		return "", refusal.Decode("invalid filter")
 	}
 	for term, text := range raw {
 		values := map[string]bool{}
 		if strings.HasPrefix(strings.TrimSpace(string(text)), "[") {
 			var list []string
 			if err := JSON(text, &list, nil); err != nil {
-				return "", refusal.Decode("filter %.64q: %s", term, err)
+				return "", refusal.Decode("invalid filter")
 			}
 			for _, v := range list {
 				values[v] = true
 			}
 		} else if err := JSON(text, &values, nil); err != nil {
-			return "", refusal.Decode("filter %.64q: %s", term, err)
+			return "", refusal.Decode("invalid filter")
 		}
 		if err := add(term, values); err != nil {
 			return "", err

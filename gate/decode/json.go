@@ -48,14 +48,14 @@ func JSON(data []byte, v any, legacy Legacy) error {
 		return err
 	}
 	if _, err := w.dec.Token(); !errors.Is(err, io.EOF) {
-		return refusal.Decode("there are bytes after the JSON value")
+		return refusal.Decode("unexpected content after JSON")
 	}
+	// Docker's own words, for users look them up.
 	if err := json.Unmarshal(data, v); err != nil {
-		var te *json.UnmarshalTypeError
-		if errors.As(err, &te) {
-			return refusal.Decode("field %q: a JSON %s does not fit", te.Field, te.Value)
-		}
-		return refusal.Decode("the JSON does not fit: %s", strings.TrimPrefix(err.Error(), "json: "))
+		return refusal.Decode("invalid JSON: %.300s", err)
+	}
+	if w.unfit != "" {
+		return refusal.Decode("field %q: a JSON object does not fit", w.unfit)
 	}
 	return nil
 }
@@ -63,6 +63,7 @@ func JSON(data []byte, v any, legacy Legacy) error {
 type walker struct {
 	dec    *json.Decoder
 	legacy Legacy
+	unfit  string // path of an object whose type takes none
 }
 
 var (
@@ -125,8 +126,12 @@ func (w *walker) object(t reflect.Type, path string, depth int) error {
 		fields = Fields(t)
 	case t.Kind() == reflect.Map:
 		elem, key = t.Elem(), t.Key()
-	default:
-		return refusal.Decode("field %q: a JSON object does not fit", path)
+	case w.unfit == "":
+		// Nothing is known of its members; encoding/json refuses it, or this package does.
+		w.unfit = path
+		if path == "" {
+			w.unfit = "."
+		}
 	}
 	seen := map[string]bool{}
 	for w.dec.More() {
@@ -141,7 +146,7 @@ func (w *walker) object(t reflect.Type, path string, depth int) error {
 		at := join(path, name)
 		canonical, err := canonicalKey(key, name)
 		if err != nil {
-			return refusal.Decode("field %q: %s", at, err)
+			return refusal.Decode("invalid JSON: %.300s", err)
 		}
 		if seen[canonical] {
 			return refusal.Decode("field %q is given twice", at)
@@ -249,8 +254,8 @@ func syntaxError(err error) error {
 	if errors.As(err, &r) {
 		return err
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return refusal.Decode("the JSON ends early")
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
 	}
-	return refusal.Decode("invalid JSON: %s", err)
+	return refusal.Decode("invalid JSON: %.300s", err)
 }

@@ -7,6 +7,7 @@
 package decode
 
 import (
+	"fmt"
 	"net/url"
 	"regexp"
 	"slices"
@@ -25,9 +26,6 @@ const maxParams = 64
 // out, as an absent parameter and an empty one mean the same to Docker.
 func Query(params []route.Param, raw string) (url.Values, error) {
 	out := url.Values{}
-	if raw == "" {
-		return out, nil
-	}
 	pairs := strings.Split(raw, "&")
 	if len(pairs) > maxParams {
 		return nil, refusal.Decode("more than %d query parameters", maxParams)
@@ -63,6 +61,11 @@ func Query(params []route.Param, raw string) (url.Values, error) {
 			out.Add(name, value)
 		}
 	}
+	for _, p := range params {
+		if p.Need && !out.Has(p.Name) {
+			return nil, wrong(p, "", "given")
+		}
+	}
 	return out, nil
 }
 
@@ -93,7 +96,7 @@ func parameter(p route.Param, value string) (string, error) {
 	case route.Int, route.Count:
 		n, err := strconv.ParseInt(value, 10, 32)
 		if err != nil || p.Kind == route.Count && n < 0 {
-			return "", refusal.Decode("query parameter %q: %.32q is not a number in range", p.Name, value)
+			return "", wrong(p, value, "a number in range")
 		}
 		return strconv.FormatInt(n, 10), nil
 	case route.Time:
@@ -108,7 +111,7 @@ func parameter(p route.Param, value string) (string, error) {
 		return value, nil
 	case route.Enum:
 		if !slices.Contains(p.Values, value) {
-			return "", refusal.Decode("query parameter %q: %.32q is none of %q", p.Name, value, p.Values)
+			return "", wrong(p, value, fmt.Sprintf("one of %q", p.Values))
 		}
 		return value, nil
 	case route.Filter:
@@ -122,7 +125,15 @@ func parameter(p route.Param, value string) (string, error) {
 
 func matching(p route.Param, value string, re *regexp.Regexp, what string) (string, error) {
 	if !re.MatchString(value) {
-		return "", refusal.Decode("query parameter %q: %.64q is not %s", p.Name, value, what)
+		return "", wrong(p, value, what)
 	}
 	return value, nil
+}
+
+// wrong refuses a value in the words of the parameter, which are Docker's, or in general ones.
+func wrong(p route.Param, value, what string) error {
+	if p.Wrong != "" {
+		return refusal.Decode(p.Wrong, value)
+	}
+	return refusal.Decode("query parameter %q: %.64q is not %s", p.Name, value, what)
 }

@@ -43,7 +43,7 @@ type Bind struct {
 // Create checks a container and makes its values canonical. It returns the host paths that need a grant.
 func (c Config) Create(caller Caller, r *container.CreateRequest) ([]Bind, error) {
 	if r.Config == nil {
-		return nil, refusal.Decode("the container's configuration is missing")
+		return nil, refusal.Decode("config cannot be empty in order to create a container")
 	}
 	if r.HostConfig == nil {
 		r.HostConfig = &container.HostConfig{}

@@ -41,6 +41,8 @@ type Param struct {
 	Name   string
 	Kind   Kind
 	Values []string
+	Wrong  string // what a refusal says of a wrong value, a format; empty: a general text
+	Need   bool   // an absent or empty value is wrong, too
 }
 
 // Stream says what an endpoint carries besides typed values.
@@ -68,18 +70,19 @@ const (
 
 // Route is one endpoint.
 type Route struct {
-	Method  string
-	Pattern string // words and {names}; {name...} may span segments
-	Op      string // operation id of the Engine API
-	Role    Role
-	Query   []Param
-	Body    func() any // makes a pointer to the body's type; nil: no JSON body
-	NoBody  bool       // the JSON body may be absent
-	Stream  Stream
-	Auth    bool   // takes X-Registry-Auth
-	Quiet   bool   // reads nothing and changes nothing: no audit record
-	Missing string // why it is not implemented; empty: it is
-	Absent  bool   // of a missing one: no such object exists, so its name is not found; clients ask one kind after the other
+	Method   string
+	Pattern  string // words and {names}; {name...} may span segments
+	Op       string // operation id of the Engine API
+	Role     Role
+	Query    []Param
+	Body     func() any // makes a pointer to the body's type; nil: no JSON body
+	NoBody   bool       // the JSON body may be absent
+	ZeroBody bool       // an absent JSON body means {}
+	Stream   Stream
+	Auth     bool   // takes X-Registry-Auth
+	Quiet    bool   // reads nothing and changes nothing: no audit record
+	Missing  string // why it is not implemented; empty: it is
+	Absent   bool   // of a missing one: no such object exists, so its name is not found; clients ask one kind after the other
 }
 
 // Match is a request line that was understood.
@@ -120,7 +123,6 @@ func Parse(method, target string) (*Match, error) {
 			return nil, notFound()
 		}
 	}
-	var allowed bool
 	for i := range table {
 		r := &table[i]
 		name, ok := r.match(segments)
@@ -128,7 +130,6 @@ func Parse(method, target string) (*Match, error) {
 			continue
 		}
 		if r.Method != method {
-			allowed = true
 			continue
 		}
 		m := &Match{Route: r, Version: version, RawQuery: query}
@@ -143,12 +144,10 @@ func Parse(method, target string) (*Match, error) {
 		}
 		return m, nil
 	}
-	if allowed {
-		return nil, refusal.New(http.StatusMethodNotAllowed, "no-route", "method not allowed")
-	}
 	return nil, notFound()
 }
 
+// notFound is what Docker answers to an unknown method, too.
 func notFound() error {
 	return refusal.New(http.StatusNotFound, "no-route", "page not found")
 }

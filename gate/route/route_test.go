@@ -47,9 +47,9 @@ func TestParse(t *testing.T) {
 		{line: "GET /", want: "page not found", code: 404},
 		{line: "GET /debug/pprof/", want: "page not found", code: 404},
 		{line: "GET /metrics", want: "page not found", code: 404},
-		{line: "POST /_ping", want: "method not allowed", code: 405},
-		{line: "TRACE /info", want: "method not allowed", code: 405},
-		{line: "get /info", want: "method not allowed", code: 405},
+		{line: "POST /_ping", want: "page not found", code: 404},
+		{line: "TRACE /info", want: "page not found", code: 404},
+		{line: "get /info", want: "page not found", code: 404},
 
 		{line: "GET http://localhost/_ping", want: "must be a path", code: 400},
 		{line: "OPTIONS *", want: "must be a path", code: 400},

@@ -277,7 +277,7 @@ func TestErrorShape(t *testing.T) {
 		{"GET", "/no-such-endpoint", http.StatusNotFound, nil},
 		{"GET", "/v1.39/version", http.StatusBadRequest, nil},
 		{"GET", "/v1.999/version", http.StatusBadRequest, nil},
-		{"DELETE", "/version", http.StatusMethodNotAllowed, nil},
+		{"DELETE", "/version", http.StatusNotFound, nil},
 		{"GET", "/containers/none/json", http.StatusNotFound, nil},
 		{"POST", "/containers/create", http.StatusBadRequest, "{"},
 		{"POST", "/containers/create", http.StatusBadRequest, `{"Image":"busybox","NoSuchField":1}`},
