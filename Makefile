@@ -1,7 +1,7 @@
 # Stockade. "make run" starts a server and shows it; "make test" checks everything.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: build tools run stop check test test-e2e test-attack test-fault test-compat fuzz bench soak golden install clean
+.PHONY: build tools peer run stop check test test-e2e test-attack test-fault test-compat fuzz bench soak golden install clean
 
 export GOFLAGS := -buildvcs=false
 export CGO_ENABLED := 0
@@ -17,6 +17,9 @@ build: ## programs into bin/
 
 tools: ## pinned tools into bin/, if missing
 	scripts/tools.sh test
+
+peer: ## a Docker daemon to measure beside, into bin/peer/
+	scripts/tools.sh peer
 
 run: ## starts a server with a demo, as root
 	scripts/run.sh
@@ -37,8 +40,12 @@ test-e2e test-attack test-fault test-compat: ## one whole-server suite, as root
 fuzz: ## each fuzz target for FUZZTIME (default 20s)
 	scripts/fuzz.sh
 
-bench: ## side-by-side measurement
-	go run ./bench
+bench: build ## side-by-side measurement, as root; "make peer" before adds Docker's newest daemon
+	scripts/packages.sh test
+	scripts/users.sh
+	scripts/tools.sh run
+	go build -trimpath -o bin/bench ./bench
+	bin/bench $(BENCH)
 
 soak: build ## uses a server of its own for MINUTES (default 10) and looks for what grows, as root
 	scripts/tools.sh run

@@ -1,235 +1,149 @@
 package main
 
 import (
-	"archive/tar"
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
+	"sync"
+	"syscall"
 	"time"
 )
 
-// startPeer starts a dockerd with folders of its own.
-func startPeer(ctx context.Context, program string) (side, func(), error) {
-	dir, err := os.MkdirTemp("", "bench-peer")
+// peer is one of Docker's own daemons with its containerd, each started as its packages do: containerd beside the daemon,
+// without its Kubernetes part, and containers that survive the daemon (--live-restore).
+type peer struct {
+	name, from          string
+	dockerd, containerd string
+	path                string // where they find shim, runtime and proxy
+
+	dir    string
+	holder *exec.Cmd
+	mu     sync.Mutex
+	daemon *exec.Cmd
+	runs   *exec.Cmd // containerd
+}
+
+func peers(bin, system string) []*peer {
+	abs, err := filepath.Abs(filepath.Join(bin, "peer"))
 	if err != nil {
-		return side{}, nil, err
+		abs = bin
 	}
-	s := side{name: "peer", host: filepath.Join(dir, "docker.sock")}
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		return side{}, nil, err
+	const path = "/usr/sbin:/usr/bin:/sbin:/bin"
+	return []*peer{
+		{name: name29, from: "make peer", dockerd: filepath.Join(abs, "dockerd"), containerd: filepath.Join(abs, "containerd"), path: abs + ":" + path},
+		{name: name20, from: "Debian's docker.io", dockerd: system, containerd: "/usr/bin/containerd", path: path},
 	}
-	defer log.Close()
-	// In a network namespace of its own, so that its bridge and rules end with it.
-	cmd := exec.Command("unshare", "--net", program, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
-		"--pidfile", filepath.Join(dir, "pid"), "-H", "unix://"+s.host)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		os.RemoveAll(dir)
-		return side{}, nil, fmt.Errorf("start the peer (Debian's docker.io): %w", err)
+}
+
+func (p *peer) group() string  { return prefix + "-" + p.name }
+func (p *peer) parent() string { return prefix + "-" + p.name + "-c" }
+func (p *peer) hold() string   { return prefix + "-" + p.name + "-ns" }
+
+// start starts the peer in a network and a mount namespace of its own, with a /run of its own: its links, rules and mounts
+// end with it. A third process holds the namespaces, so that the daemon can be killed and started again in them.
+func (p *peer) start(ctx context.Context) (*side, error) {
+	p.dir = "/var/lib/" + prefix + "-" + p.name
+	if err := os.Mkdir(p.dir, 0o711); err != nil {
+		return nil, err
 	}
-	end := func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-		_ = os.RemoveAll(dir)
+	for _, g := range []string{p.group(), p.hold()} {
+		if err := makeGroup(g); err != nil {
+			return nil, err
+		}
 	}
-	s.pids = func() []int { return family(cmd.Process.Pid) }
-	for range 300 {
-		if api(ctx, s, http.MethodGet, "/_ping", nil, nil) == nil {
-			return s, end, nil
+	s := &side{name: p.name, host: filepath.Join(p.dir, "docker.sock"), group: p.group(), parent: p.parent(), program: "dockerd", again: p.again}
+	s.down = func() error { return errors.Join(removeAll(ctx, s), p.stop()) }
+	s.pids = func() ([]int, []int, error) {
+		server, err := members(p.group(), false)
+		return server, named(server, "containerd-shim-runc-v2", "containerd-shim"), err
+	}
+	config := fmt.Sprintf(`version = 2
+root = %q
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]
+[grpc]
+address = "/run/containerd.sock"
+`, filepath.Join(p.dir, "containerd"))
+	err := errors.Join(os.WriteFile(p.file("containerd.toml"), []byte(config), 0o600), os.WriteFile(p.file("daemon.json"), []byte("{}"), 0o600))
+	if err == nil {
+		err = p.namespaces(ctx)
+	}
+	if err == nil {
+		p.runs, err = p.within(p.containerd, "--config", p.file("containerd.toml"))
+	}
+	if err == nil {
+		err = p.again(ctx)
+	}
+	for range 600 {
+		if err != nil || ctx.Err() != nil {
+			break
+		}
+		if s.negotiate(ctx) == nil {
+			return s, nil
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	text, _ := os.ReadFile(filepath.Join(dir, "log"))
-	end()
-	return side{}, nil, fmt.Errorf("the peer does not answer: %s", text)
+	text, _ := os.ReadFile(p.file("log"))
+	return nil, errors.Join(err, ctx.Err(), fmt.Errorf("it does not answer: %s", text), p.stop())
 }
 
-// imageLayer is busybox and this program as a tar.
-func imageLayer() (*bytes.Buffer, error) {
-	busybox, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		return nil, fmt.Errorf("%w (Debian's busybox-static)", err)
-	}
-	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		return nil, err
-	}
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	add := func(h tar.Header, data []byte) {
-		h.Size = int64(len(data))
-		err = errors.Join(err, w.WriteHeader(&h))
-		_, werr := w.Write(data)
-		err = errors.Join(err, werr)
-	}
-	for _, d := range []string{"bin/", "etc/", "tmp/", "proc/", "sys/", "dev/"} {
-		add(tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: 0o755}, nil)
-	}
-	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, busybox)
-	add(tar.Header{Name: "bin/bench", Typeflag: tar.TypeReg, Mode: 0o755}, self)
-	for _, n := range []string{"sh", "true", "sleep", "cat", "echo"} {
-		add(tar.Header{Name: "bin/" + n, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
-	}
-	return &layer, errors.Join(err, w.Close())
-}
+func (p *peer) file(name string) string { return filepath.Join(p.dir, name) }
 
-// loadImage imports the image.
-func loadImage(ctx context.Context, s side) error {
-	layer, err := imageLayer()
-	if err != nil {
+// namespaces starts the holder and waits until it is ready.
+func (p *peer) namespaces(ctx context.Context) error {
+	const script = `mount --make-rprivate / && mount -t tmpfs -o mode=755 none /run && ip link set lo up && echo ready && exec sleep infinity`
+	var err error
+	if p.holder, err = spawn(p.hold(), p.file("ready"), "unshare", "--net", "--mount", "sh", "-c", script); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, docker, "import", "-", image)
-	cmd.Env = []string{"DOCKER_HOST=unix://" + s.host, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent"}
-	cmd.Stdin = layer
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	for range 500 {
+		if text, _ := os.ReadFile(p.file("ready")); string(text) == "ready\n" {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return errors.New("no namespaces of its own")
+}
+
+// within starts a program in the peer's namespaces and control group.
+func (p *peer) within(program string, args ...string) (*exec.Cmd, error) {
+	args = append([]string{"-t", strconv.Itoa(p.holder.Process.Pid), "-m", "-n", "--", "/usr/bin/env", "PATH=" + p.path, program}, args...)
+	return spawn(p.group(), p.file("log"), "nsenter", args...)
+}
+
+// again starts the daemon, after the former one has ended.
+func (p *peer) again(context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.daemon != nil {
+		_ = p.daemon.Wait()
+	}
+	cmd, err := p.within(p.dockerd, "--data-root", p.file("data"), "--exec-root", "/run/docker", "--pidfile", "/run/docker.pid",
+		"--host", "unix://"+p.file("docker.sock"), "--containerd", "/run/containerd.sock", "--config-file", p.file("daemon.json"),
+		"--cgroup-parent", "/"+p.parent(), "--live-restore")
+	p.daemon = cmd
+	return err
+}
+
+// stop ends the daemon, containerd and the namespaces' holder, in this order.
+func (p *peer) stop() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, cmd := range []*exec.Cmd{p.daemon, p.runs, p.holder} {
+		if cmd == nil || cmd.Process == nil {
+			continue
+		}
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		late := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait()
+		late.Stop()
 	}
 	return nil
-}
-
-// podmanRun is the median time of "podman run --rm" of the same image, if podman is installed.
-func podmanRun(ctx context.Context, rounds int) (float64, error) {
-	dir, err := os.MkdirTemp("", "bench-podman")
-	if err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(dir)
-	podman := func(in *bytes.Buffer, args ...string) error {
-		cmd := exec.CommandContext(ctx, "podman", append([]string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--cgroup-manager", "cgroupfs"}, args...)...)
-		if in != nil {
-			cmd.Stdin = in
-		}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("podman %s: %w: %s", args[0], err, out)
-		}
-		return nil
-	}
-	layer, err := imageLayer()
-	if err != nil {
-		return 0, err
-	}
-	if err := podman(layer, "import", "-", image); err != nil {
-		return 0, err
-	}
-	defer func() {
-		_ = podman(nil, "system", "reset", "--force")
-		_ = exec.Command("ip", "link", "del", "cni-podman0").Run() // its network's bridge stays otherwise
-	}()
-	var v []float64
-	for range rounds {
-		ms, err := timed(func() error {
-			return podman(nil, "run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", image, "true")
-		})
-		if err != nil {
-			return 0, err
-		}
-		v = append(v, ms)
-	}
-	return median(v), nil
-}
-
-func children(pid int) []int {
-	var list []int
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, t := range tasks {
-		data, err := os.ReadFile(t)
-		if err != nil {
-			continue
-		}
-		for _, f := range strings.Fields(string(data)) {
-			if n, err := strconv.Atoi(f); err == nil {
-				list = append(list, n)
-			}
-		}
-	}
-	return list
-}
-
-// family is a process and its descendants, and those of the peer's shims, which become init's children; processes
-// inside containers are left out.
-func family(pid int) []int {
-	list := []int{pid}
-	for _, c := range children(pid) {
-		list = append(list, family(c)...)
-	}
-	if len(list) > 1 {
-		list = append(list, pidsNamed("containerd-shim")...)
-	}
-	return list
-}
-
-func pidsNamed(prefix string) []int {
-	var list []int
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, d := range dirs {
-		exe, err := os.Readlink(d + "/exe")
-		if err != nil || !strings.HasPrefix(filepath.Base(exe), prefix) {
-			continue
-		}
-		if n, err := strconv.Atoi(filepath.Base(d)); err == nil {
-			list = append(list, n)
-		}
-	}
-	return list
-}
-
-// pss adds up proportional set sizes in MB.
-func pss(pids []int) (float64, error) {
-	if len(pids) == 0 {
-		return 0, errors.New("no processes")
-	}
-	seen := map[int]bool{}
-	total := 0.0
-	for _, pid := range pids {
-		if seen[pid] {
-			continue
-		}
-		seen[pid] = true
-		f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-		if err != nil {
-			continue // it ended meanwhile
-		}
-		sc := bufio.NewScanner(f)
-		for sc.Scan() {
-			if rest, ok := strings.CutPrefix(sc.Text(), "Pss:"); ok {
-				kb, err := strconv.Atoi(strings.Fields(rest)[0])
-				if err != nil {
-					f.Close()
-					return 0, err
-				}
-				total += float64(kb) / 1024
-			}
-		}
-		f.Close()
-	}
-	return total, nil
-}
-
-// address finds a running container's address.
-func address(ctx context.Context, s side, name string) (string, error) {
-	var c struct {
-		NetworkSettings struct {
-			Networks map[string]struct{ IPAddress string }
-		}
-	}
-	if err := api(ctx, s, http.MethodGet, "/containers/"+name+"/json", nil, &c); err != nil {
-		return "", err
-	}
-	for _, n := range c.NetworkSettings.Networks {
-		return n.IPAddress, nil
-	}
-	b, _ := json.Marshal(c)
-	return "", fmt.Errorf("no address in %s", b)
 }
