@@ -22,12 +22,12 @@ type unit struct {
 	grace time.Duration // between SIGTERM and SIGKILL
 }
 
-// The pause before a unit is started again doubles from firstPause to longestPause; a unit that ran for steady starts
-// at firstPause again.
+// A unit that ran for steady is started again at once when it ends. The pause before one that did not doubles from
+// firstPause to longestPause.
 const (
 	firstPause   = 100 * time.Millisecond
 	longestPause = 10 * time.Second
-	steady       = 30 * time.Second
+	steady       = 10 * time.Second
 )
 
 // child is one started process.
@@ -39,7 +39,7 @@ type child struct {
 
 // keep runs a unit until ctx ends, and returns when its processes have ended.
 func (s *Supervisor) keep(ctx context.Context, u unit) {
-	pause := firstPause
+	var pause time.Duration
 	for restarts := 0; ; restarts++ {
 		began := time.Now()
 		children, err := s.startUnit(u, restarts)
@@ -64,14 +64,15 @@ func (s *Supervisor) keep(ctx context.Context, u unit) {
 			return
 		}
 		if time.Since(began) > steady {
-			pause = firstPause
+			pause = 0
+		} else {
+			pause = min(max(2*pause, firstPause), longestPause)
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, longestPause)
 	}
 }
 
