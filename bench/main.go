@@ -118,6 +118,7 @@ func (b *bench) start(ctx context.Context, system string, without []string) erro
 		if err := errors.Join(s.negotiate(ctx), importImage(ctx, s)); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
+		s.since = time.Now()
 	}
 	return nil
 }

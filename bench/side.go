@@ -39,7 +39,7 @@ type side struct {
 	down    func() error                            // takes everything down
 	pids    func() (server, shims []int, err error) // shims are among the server's
 
-	since  time.Time // when the daemon was last killed and started again
+	since  time.Time // when the daemon was started last
 	client sync.Once
 	http   *http.Client
 }

@@ -59,11 +59,7 @@ func (t *table) add(r result) {
 	}
 	line += " " + r.unit
 	for _, b := range r.bars {
-		text, ok := t.judge(r, b)
-		line += "; " + text
-		if !ok {
-			continue
-		}
+		line += "; " + t.judge(r, b)
 	}
 	fmt.Println(line)
 }
@@ -87,10 +83,10 @@ func (t *table) columns(r result) []string {
 }
 
 // judge says whether a bar is met; one against a side that was not measured is neither met nor missed.
-func (t *table) judge(r result, b bar) (string, bool) {
+func (t *table) judge(r result, b bar) string {
 	with, ok := r.values[b.against]
 	if !ok || with == 0 {
-		return fmt.Sprintf("%s: not measured", b), false
+		return fmt.Sprintf("%s: not measured", b)
 	}
 	ratio := r.values[ourName] / with
 	word, list := "met", &t.met
@@ -98,7 +94,7 @@ func (t *table) judge(r result, b bar) (string, bool) {
 		word, list = "MISSED", &t.missed
 	}
 	*list = append(*list, fmt.Sprintf("%s (%.3g, %s)", r.name, ratio, b))
-	return fmt.Sprintf("ratio %.3g, bar %s: %s", ratio, b, word), true
+	return fmt.Sprintf("ratio %.3g, bar %s: %s", ratio, b, word)
 }
 
 func (t *table) failed(name string, err error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -18,7 +19,7 @@ import (
 // get their exit code, removals are finished, what belongs to nobody goes, and restart policies are applied.
 func (s *Service) Reconcile(ctx context.Context) error {
 	known, grants := map[string]bool{}, map[string]bool{}
-	var again []*item
+	var list []*item
 	for _, c := range s.index.all("") {
 		v := c.view()
 		if v.State.Removing || v.State.Dead {
@@ -40,13 +41,11 @@ func (s *Service) Reconcile(ctx context.Context) error {
 				s.cfg.Log.Error("volume of a container", "container", v.ID, "volume", m.Name, "err", err)
 			}
 		}
-		restart, err := s.recover(ctx, c)
-		if err != nil {
-			return fmt.Errorf("recover container %s: %w", v.ID, err)
-		}
-		if restart {
-			again = append(again, c)
-		}
+		list = append(list, c)
+	}
+	again, err := s.recoverAll(ctx, list)
+	if err != nil {
+		return err
 	}
 	if err := s.cfg.Runtime.Reconcile(ctx, known, grants); err != nil {
 		return fmt.Errorf("reconcile the runtime: %w", err)
@@ -58,6 +57,37 @@ func (s *Service) Reconcile(ctx context.Context) error {
 		s.background(func() { s.restartAtBoot(c) })
 	}
 	return nil
+}
+
+// atOnce is how many containers are found again at the same time: most of it is waiting for their monitors.
+const atOnce = 8
+
+// recoverAll finds out what became of containers and returns those that shall run again.
+func (s *Service) recoverAll(ctx context.Context, list []*item) ([]*item, error) {
+	restart, errs := make([]bool, len(list)), make([]error, len(list))
+	next := make(chan int)
+	var workers sync.WaitGroup
+	for range min(atOnce, len(list)) {
+		workers.Go(func() {
+			for i := range next {
+				if restart[i], errs[i] = s.recover(ctx, list[i]); errs[i] != nil {
+					errs[i] = fmt.Errorf("recover container %s: %w", list[i].view().ID, errs[i])
+				}
+			}
+		})
+	}
+	for i := range list {
+		next <- i
+	}
+	close(next)
+	workers.Wait()
+	var again []*item
+	for i, c := range list {
+		if restart[i] {
+			again = append(again, c)
+		}
+	}
+	return again, errors.Join(errs...)
 }
 
 // recover finds out what became of one container. The runtime is asked about every container: one whose start was not
@@ -72,7 +102,12 @@ func (s *Service) recover(ctx context.Context, c *item) (restart bool, err error
 		select {
 		case <-task.Done():
 		default:
-			err := c.force(s.st, func(v *view) {
+			// What the record says already need not be written again.
+			st := s.st
+			if old := v.State; old.Running && !old.Restarting && old.StartedBefore && old.StartedAt.Equal(task.Started()) && old.ExitCode == 0 && old.Error == "" {
+				st = nil
+			}
+			err := c.force(st, func(v *view) {
 				v.State.Running, v.State.Restarting, v.State.StartedBefore = true, false, true
 				v.State.StartedAt, v.State.ExitCode, v.State.Error = task.Started().UTC(), 0, ""
 				v.Task, v.Health = task, initialHealth(v.Config.Healthcheck)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -25,22 +26,48 @@ func (r *Runtime) Recover(ctx context.Context, id string) (Task, error) {
 	if t := r.task(id); t != nil {
 		return t, nil
 	}
+	left, err := r.leftBehind()
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	bundle, ok := left[id]
+	delete(left, id)
+	r.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("container %s has left nothing: %w", id, errdefs.ErrNotFound)
+	}
+	t := r.recover(ctx, bundle.slot, bundle.state)
+	r.mu.Lock()
+	r.tasks[id] = t
+	r.mu.Unlock()
+	return t, nil
+}
+
+// bundle is what an engine before us has left of a started container.
+type bundle struct {
+	slot  string
+	state state
+}
+
+// leftBehind reads the bundles that were there when it is first called, by container. What it returns is guarded by mu.
+func (r *Runtime) leftBehind() (map[string]bundle, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left != nil {
+		return r.left, nil
+	}
 	entries, err := os.ReadDir(r.bundles)
 	if err != nil {
 		return nil, err
 	}
+	r.left = map[string]bundle{}
 	for _, e := range entries {
-		st, err := readState(filepath.Join(r.bundles, e.Name()))
-		if err != nil || st.Container != id || st.Started.IsZero() {
-			continue
+		if st, err := readState(filepath.Join(r.bundles, e.Name())); err == nil && !st.Started.IsZero() {
+			r.left[st.Container] = bundle{e.Name(), st}
 		}
-		t := r.recover(ctx, e.Name(), st)
-		r.mu.Lock()
-		r.tasks[id] = t
-		r.mu.Unlock()
-		return t, nil
 	}
-	return nil, fmt.Errorf("container %s has left nothing: %w", id, errdefs.ErrNotFound)
+	return r.left, nil
 }
 
 func (r *Runtime) recover(ctx context.Context, name string, st state) *task {
@@ -82,13 +109,14 @@ func (r *Runtime) Reconcile(ctx context.Context, known map[string]bool, grants m
 		slots[t.slot.id] = true
 	}
 	r.mu.Unlock()
+	var stray strays
 	entries, err := os.ReadDir(r.bundles)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		if !slots[e.Name()] {
-			r.endStray(ctx, e.Name())
+			stray.bundles = append(stray.bundles, e.Name())
 		}
 	}
 	cgroups, _, err := seqpacket.Call[helper.None, helper.CgroupList](ctx, r.cgroupd, "list", helper.None{})
@@ -97,25 +125,17 @@ func (r *Runtime) Reconcile(ctx context.Context, known map[string]bool, grants m
 	}
 	for _, id := range cgroups.IDs {
 		if !slots[id] {
-			r.endCgroup(ctx, id)
+			stray.cgroups = append(stray.cgroups, id)
 		}
 	}
 	endpoints, _, err := seqpacket.Call[helper.None, helper.EndpointList](ctx, r.netd, "list", helper.None{})
 	if err != nil {
 		errs = append(errs, err)
 	}
-	var stray []string
 	for _, id := range endpoints.IDs {
 		if !slots[id] {
-			stray = append(stray, id)
+			stray.endpoints = append(stray.endpoints, id)
 		}
-	}
-	for len(stray) > 0 {
-		n := min(len(stray), 500)
-		if _, _, err := seqpacket.Call[helper.Detach, helper.None](ctx, r.netd, "detach", helper.Detach{IDs: stray[:n]}); err != nil {
-			r.log.Error("detach endpoints of nobody", "err", err) // they harm nobody until the next start
-		}
-		stray = stray[n:]
 	}
 	errs = append(errs, r.dropStrayGrants(ctx, grants))
 	dirs, err := os.ReadDir(filepath.Join(r.store, helper.KindRW))
@@ -143,8 +163,36 @@ func (r *Runtime) Reconcile(ctx context.Context, known map[string]bool, grants m
 			}
 		}
 	}
+	// Nothing else need wait until they have ended.
+	r.later(func() {
+		defer close(r.cleared)
+		r.endStrays(stray)
+	})
 	r.refill()
 	return errors.Join(errs...)
+}
+
+// strays is what belongs to no container.
+type strays struct{ bundles, cgroups, endpoints []string }
+
+func (r *Runtime) endStrays(s strays) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, name := range s.bundles {
+		r.endStray(ctx, name)
+	}
+	for _, id := range s.cgroups {
+		if !slices.Contains(s.bundles, id) { // its cgroup went with it
+			r.endCgroup(ctx, id)
+		}
+	}
+	for len(s.endpoints) > 0 {
+		n := min(len(s.endpoints), 500)
+		if _, _, err := seqpacket.Call[helper.Detach, helper.None](ctx, r.netd, "detach", helper.Detach{IDs: s.endpoints[:n]}); err != nil {
+			r.log.Error("detach endpoints of nobody", "err", err) // they harm nobody until the next start
+		}
+		s.endpoints = s.endpoints[n:]
+	}
 }
 
 // endStray ends a bundle that belongs to no container: a slot that waited, or a start that was not acknowledged.

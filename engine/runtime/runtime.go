@@ -51,7 +51,10 @@ type Runtime struct {
 	pool   []*slot
 	filling,
 	closed bool
+	left       map[string]bundle // of an engine before us, by container; read by leftBehind
 	background sync.WaitGroup
+
+	cleared chan struct{} // closed when what an engine before us left has ended: its id ranges and addresses are free
 }
 
 // poolSize is how many slots wait for a start.
@@ -65,6 +68,7 @@ func New(cfg setting.Engine, addrs Addresses, log *slog.Logger) (*Runtime, error
 		netd: seqpacket.NewClient(cfg.NetdSocket), cgroupd: seqpacket.NewClient(cfg.CgroupdSocket),
 		store: filepath.Join(cfg.Data, "store"), bundles: filepath.Join(cfg.Run, "c"),
 		blocks: map[uint32]bool{0: true}, tasks: map[string]*task{}, locks: map[string]*sync.Mutex{},
+		cleared: make(chan struct{}),
 	}
 	// The container's root passes through these folders by name to its own bundle (makeSlot).
 	for _, dir := range []string{cfg.Run, r.bundles, filepath.Join(cfg.Run, "r")} {

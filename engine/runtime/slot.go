@@ -142,6 +142,11 @@ func (r *Runtime) refill() {
 
 // makeSlot makes a slot; n == nil leaves out the endpoint.
 func (r *Runtime) makeSlot(ctx context.Context, n *Network) (_ *slot, err error) {
+	select {
+	case <-r.cleared:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	block, err := r.takeBlock()
 	if err != nil {
 		return nil, err
