@@ -2,7 +2,7 @@
 # Builds the pinned tools of tools/*/go.mod into bin/, only those that are missing.
 #   tools.sh run    the OCI runtime
 #   tools.sh check  gotestsum, staticcheck
-#   tools.sh test   all, with the Docker client of the newest major version
+#   tools.sh test   all, with the Docker client of the newest major version and a second OCI runtime
 #   tools.sh peer   a Docker daemon of that version with its containerd, into bin/peer/: only measurements use it
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,10 +45,27 @@ peer() {
 		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	ln -sfn ../runc bin/peer/runc
 }
+crun() {
+	# A second OCI runtime, for tests of --runtime only: Debian 13's, from its source, because Debian 12's is too old.
+	local out=$root/bin/crun version=1.21 sum=4bfb700e764a4804a4de3ecf07753f4c391005356d60356df65d80ae0914c486 dir
+	[[ -x $out ]] && return 0
+	echo "tools: building $out"
+	dir=$(mktemp -d)
+	curl -fsSL -o "$dir/src.tar.gz" "$CRUN_SOURCE"
+	echo "$sum  $dir/src.tar.gz" | sha256sum --check --quiet
+	tar -xzf "$dir/src.tar.gz" -C "$dir" --strip-components=1
+	(
+		cd "$dir"
+		./configure --disable-systemd --disable-criu --disable-bpf --disable-dl --enable-embedded-yajl --disable-shared
+		make -j"$(nproc)" LDFLAGS=-all-static
+	) >"$dir/log" 2>&1 || { tail -n 20 "$dir/log" >&2 && return 1; }
+	install -m 0755 "$dir/crun" "$out"
+	rm -rf "$dir"
+}
 case ${1:-test} in
 run) runc ;;
 check) check ;;
-test) runc && check && docker ;;
+test) runc && check && docker && crun ;;
 peer) runc && docker && peer ;;
 *) echo "usage: tools.sh [run|check|test|peer]" >&2 && exit 2 ;;
 esac

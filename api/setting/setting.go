@@ -50,15 +50,25 @@ type Engine struct {
 	UnpackPath    string            // stockade-unpack
 	InitPath      string            // static init for --init, or empty
 	Runtimes      map[string]string // name → path of an OCI runtime
-	IDs           IDs
-	Pool          string   // IPv4 prefix of the default bridge, for example 172.30.0.0/16; the first address is the bridge's
-	CgroupV2      bool     // host has the unified hierarchy only
-	Insecure      []string // registries (host[:port]) reached without TLS
-	RegistryCA    string   // folder of PEM files trusted for registries besides the system's, or empty
-	ABI32         bool     // containers may make 32-bit system calls
-	NofileHard    uint64   // highest nofile limit that a container may get
-	Version       string
-	GitCommit     string
+	// RuntimeOptions of some of them, by name.
+	RuntimeOptions map[string]RuntimeOptions
+	IDs            IDs
+	Pool           string   // IPv4 prefix of the default bridge, for example 172.30.0.0/16; the first address is the bridge's
+	CgroupV2       bool     // host has the unified hierarchy only
+	Insecure       []string // registries (host[:port]) reached without TLS
+	RegistryCA     string   // folder of PEM files trusted for registries besides the system's, or empty
+	ABI32          bool     // containers may make 32-bit system calls
+	NofileHard     uint64   // highest nofile limit that a container may get
+	Version        string
+	GitCommit      string
+}
+
+// RuntimeOptions say how an OCI runtime differs from runc.
+type RuntimeOptions struct {
+	Args []string // global arguments, before the command
+	// OwnCommands: containers are started, entered and deleted by the runtime's own commands. Without it the server does
+	// that itself, as runc would.
+	OwnCommands bool
 }
 
 // Mountd is what stockade-mountd needs. Hand-over fds: "engine" (listener), "grantd" (socket pair end),

@@ -107,6 +107,7 @@ func (x *execution) Start(ctx context.Context) error {
 }
 
 func execError(text string) error {
+	text = asRunc(text)
 	e := &StartError{Code: 126, Text: "OCI runtime exec failed: " + strings.TrimSpace(text) + ": unknown"}
 	if strings.Contains(text, "executable file not found") || strings.Contains(text, "no such file or directory") {
 		e.Code = 127

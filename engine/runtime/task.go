@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stockade/api/helper"
+	"stockade/api/setting"
 	"stockade/engine/shim"
 	"stockade/internal/failpoint"
 	"stockade/internal/seqpacket"
@@ -46,15 +50,22 @@ func newTask(r *Runtime, s Spec, sl *slot) *task {
 
 // runtimeArgs is the beginning of every command line of the OCI runtime.
 func (t *task) runtimeArgs(path, logFile string) []string {
-	return []string{path, "--root", filepath.Join(t.r.cfg.Run, "r"), "--log", logFile, "--log-format", "json"}
+	return slices.Concat([]string{path}, t.options().Args, []string{"--root", filepath.Join(t.r.cfg.Run, "r"), "--log", logFile, "--log-format", "json"})
+}
+
+// options tell how the container's OCI runtime differs from runc.
+func (t *task) options() setting.RuntimeOptions { return t.r.cfg.RuntimeOptions[t.runtimeName()] }
+
+func (t *task) runtimeName() string {
+	if t.state.Runtime == "" {
+		return "runc"
+	}
+	return t.state.Runtime
 }
 
 // runtimePath is the OCI runtime that the container was made with: its execs need the same.
 func (t *task) runtimePath() (string, error) {
-	name := t.state.Runtime
-	if name == "" {
-		name = "runc"
-	}
+	name := t.runtimeName()
 	path := t.r.cfg.Runtimes[name]
 	if path == "" {
 		return "", fmt.Errorf("unknown or invalid runtime name: %s: %w", name, errdefs.ErrInvalidArgument)
@@ -94,6 +105,7 @@ func (t *task) create(ctx context.Context, s Spec) error {
 
 // startError sorts an OCI runtime's refusal as Docker's exit codes.
 func startError(text string) error {
+	text = asRunc(text)
 	e := &StartError{Code: 128, Text: "failed to create task for container: failed to create shim task: OCI runtime create failed: " + strings.TrimSpace(text)}
 	switch {
 	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
@@ -105,6 +117,25 @@ func startError(text string) error {
 		e.Text += ": unknown"
 	}
 	return e
+}
+
+// crunNotFound and crunNotExecutable are crun's words; clients know runc's.
+var (
+	crunNotFound      = regexp.MustCompile("executable file `([^`]*)` not found in \\$PATH: No such file or directory")
+	crunNotExecutable = regexp.MustCompile("the path `([^`]*)` exists but it is not executable: Operation not permitted")
+	crunOpen          = regexp.MustCompile("open executable `([^`]*)`: ")
+)
+
+// asRunc words another runtime's refusal as runc does.
+func asRunc(text string) string {
+	text = crunNotFound.ReplaceAllString(text, `exec: "$1": executable file not found in $$PATH`)
+	text = crunNotExecutable.ReplaceAllString(text, `exec: "$1": permission denied`)
+	text = crunOpen.ReplaceAllString(text, `exec: "$1": `)
+	// Runtimes in C write errno's texts in capitals.
+	for _, errno := range []string{"No such file or directory", "Permission denied", "Is a directory", "Not a directory", "Exec format error"} {
+		text = strings.ReplaceAll(text, errno, strings.ToLower(errno))
+	}
+	return text
 }
 
 // found notes the first process.
@@ -125,7 +156,11 @@ func (t *task) found(pid int) error {
 func (t *task) begin(ctx context.Context) error {
 	t.watch()
 	failpoint.Hit("runtime.start.fifo")
-	if _, err := t.slot.shim.Do(ctx, shim.Request{Op: shim.OpStart}); err != nil {
+	if t.options().OwnCommands {
+		if err := t.command(ctx, "start"); err != nil {
+			return err
+		}
+	} else if _, err := t.slot.shim.Do(ctx, shim.Request{Op: shim.OpStart}); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
 	if err := failpoint.Fail("runtime.start.state"); err != nil {
@@ -142,6 +177,21 @@ func (t *task) begin(ctx context.Context) error {
 	return nil
 }
 
+// command has the OCI runtime do something with the container.
+func (t *task) command(ctx context.Context, args ...string) error {
+	path, err := t.runtimePath()
+	if err != nil {
+		return err
+	}
+	argv := slices.Concat(t.runtimeArgs(path, "runtime.log"), args, []string{t.slot.id})
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir, cmd.Env = t.slot.bundle, []string{}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", t.runtimeName(), args[0], err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
 // abort ends what a failed start left running.
 func (t *task) abort() {
 	sigkill(t.pidfd)
@@ -152,6 +202,7 @@ func (t *task) abort() {
 	}
 	if t.pidfd != nil {
 		t.pidfd.Close()
+		t.deleteOwn()
 	}
 }
 
@@ -259,8 +310,21 @@ func (r *Runtime) releaseTask(_ context.Context, t *task) {
 		if t.pidfd != nil {
 			t.pidfd.Close()
 		}
+		t.deleteOwn()
 		r.dropSlot(t.slot)
 	})
+}
+
+// deleteOwn has a runtime with commands of its own end what it still has of an ended container.
+func (t *task) deleteOwn() {
+	if !t.options().OwnCommands {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	if err := t.command(ctx, "delete", "--force"); err != nil {
+		t.r.log.Warn("delete by the runtime", "container", t.id, "err", err)
+	}
 }
 
 // PID implements Task.

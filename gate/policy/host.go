@@ -148,6 +148,7 @@ var privilegeRules = []rule{
 	{
 		id: "runtime", threat: "T-303", fields: []string{"HostConfig.Runtime"},
 		remedy: "use a runtime that the administrator configured, or leave it out",
+		docker: "unknown or invalid runtime name: ",
 		bad: func(s *subject) (string, string) {
 			if r := s.host.Runtime; r != "" && !slices.Contains(s.cfg.Runtimes, r) {
 				return "HostConfig.Runtime", quote(r)

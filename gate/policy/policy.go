@@ -11,6 +11,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/volume"
@@ -124,7 +125,8 @@ type rule struct {
 	threat string // of THREATS.md
 	fields []string
 	remedy string
-	admin  bool // administrators may
+	admin  bool   // administrators may
+	docker string // Docker's words for the same refusal, before the value; "" if it has none
 	// bad returns the offending field and its value, or "" as the field if the rule holds.
 	bad func(s *subject) (field, value string)
 }
@@ -135,10 +137,20 @@ func check(s *subject, sets ...[]rule) error {
 			continue
 		}
 		if field, value := r.bad(s); field != "" {
-			return refusal.Policy(r.id, field, value, r.remedy)
+			return r.refuse(field, value)
 		}
 	}
 	return nil
+}
+
+func (r rule) refuse(field, value string) error {
+	err := refusal.Policy(r.id, field, value, r.remedy)
+	if r.docker == "" {
+		return err
+	}
+	said := *refusal.Of(err)
+	said.Text = r.docker + strings.Trim(value, `"`) + ": " + said.Text
+	return &said
 }
 
 // Rule describes one rule for documents.

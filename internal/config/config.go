@@ -29,20 +29,21 @@ const Path = "/etc/stockade/stockade.toml"
 
 // Config is the whole configuration. Every key may be left out.
 type Config struct {
-	Data         string            `toml:"data"`          // state on disk; default /var/lib/stockade
-	Run          string            `toml:"run"`           // volatile state and sockets; default /run/stockade
-	Bin          string            `toml:"bin"`           // folder of stockade-*; default: that of the running program
-	Group        string            `toml:"group"`         // whose members may use the API socket; default stockade
-	AdminGroup   string            `toml:"admin_group"`   // whose members may do what policy keeps for administrators; default: nobody but root
-	CgroupParent string            `toml:"cgroup_parent"` // one path component; default stk
-	ABI32        bool              `toml:"abi32"`         // containers may make 32-bit system calls; default false
-	LowPorts     []uint16          `toml:"low_ports"`     // host ports below 1024 that may be published; default 80 and 443
-	BindPrefixes []string          `toml:"bind_prefixes"` // root's own bind mounts lie beneath these
-	IDs          IDs               `toml:"ids"`
-	Network      Network           `toml:"network"`
-	Runtimes     map[string]string `toml:"runtimes"` // name → absolute path of an OCI runtime; default: runc in Bin
-	Registries   Registries        `toml:"registries"`
-	StopSeconds  int               `toml:"stop_seconds"` // how long the engine may take to stop its containers; default 20
+	Data           string                    `toml:"data"`          // state on disk; default /var/lib/stockade
+	Run            string                    `toml:"run"`           // volatile state and sockets; default /run/stockade
+	Bin            string                    `toml:"bin"`           // folder of stockade-*; default: that of the running program
+	Group          string                    `toml:"group"`         // whose members may use the API socket; default stockade
+	AdminGroup     string                    `toml:"admin_group"`   // whose members may do what policy keeps for administrators; default: nobody but root
+	CgroupParent   string                    `toml:"cgroup_parent"` // one path component; default stk
+	ABI32          bool                      `toml:"abi32"`         // containers may make 32-bit system calls; default false
+	LowPorts       []uint16                  `toml:"low_ports"`     // host ports below 1024 that may be published; default 80 and 443
+	BindPrefixes   []string                  `toml:"bind_prefixes"` // root's own bind mounts lie beneath these
+	IDs            IDs                       `toml:"ids"`
+	Network        Network                   `toml:"network"`
+	Runtimes       map[string]string         `toml:"runtimes"`        // name → absolute path of an OCI runtime; default: runc in Bin
+	RuntimeOptions map[string]RuntimeOptions `toml:"runtime_options"` // by name
+	Registries     Registries                `toml:"registries"`
+	StopSeconds    int                       `toml:"stop_seconds"` // how long the engine may take to stop its containers; default 20
 }
 
 // IDs is the range of host ids of containers; Count 0 takes the range that /etc/subuid gives to stockade-engine.
@@ -55,6 +56,12 @@ type IDs struct {
 type Network struct {
 	Prefix string `toml:"prefix"` // of every link and nftables table; default stk
 	Pool   string `toml:"pool"`   // IPv4 prefix of the default bridge; default 172.30.0.0/16
+}
+
+// RuntimeOptions say how an OCI runtime differs from runc.
+type RuntimeOptions struct {
+	Args        []string `toml:"args"`         // global arguments, before the command
+	OwnCommands bool     `toml:"own_commands"` // it starts, enters and deletes containers by its own commands; default false
 }
 
 // Registries says how image registries are reached.
@@ -197,6 +204,14 @@ func (c *Config) complete() error {
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
 		if !namePattern.MatchString(name) || !clean(c.Runtimes[name]) {
 			bad("runtimes", "%s = %q is not a name and an absolute, clean path", name, c.Runtimes[name])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.RuntimeOptions)) {
+		if c.Runtimes[name] == "" {
+			bad("runtime_options", "there is no runtime %s", name)
+		}
+		if slices.ContainsFunc(c.RuntimeOptions[name].Args, func(a string) bool { return !strings.HasPrefix(a, "-") || strings.ContainsRune(a, 0) }) {
+			bad("runtime_options", "%s: an argument does not begin with -", name)
 		}
 	}
 	if c.Registries.CA != "" && !clean(c.Registries.CA) {

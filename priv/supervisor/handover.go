@@ -52,25 +52,26 @@ func (s *Supervisor) handover(name string, pair *os.File) (any, []named) {
 			[]named{{"engine", listener("cgroupd")}}
 	case "engine":
 		return setting.Engine{
-			Data:          s.data("engine"),
-			Run:           s.path("engine"),
-			MountdSocket:  s.path("priv", "mountd.sock"),
-			GrantdSocket:  s.path("priv", "grantd-engine.sock"),
-			NetdSocket:    s.path("priv", "netd.sock"),
-			CgroupdSocket: s.path("priv", "cgroupd.sock"),
-			ShimPath:      filepath.Join(s.cfg.Bin, "stockade-shim"),
-			UnpackPath:    filepath.Join(s.cfg.Bin, "stockade-unpack"),
-			InitPath:      s.initPath(),
-			Runtimes:      s.cfg.Runtimes,
-			IDs:           ids,
-			Pool:          s.cfg.Network.Pool,
-			CgroupV2:      s.cgroups.V2,
-			Insecure:      s.cfg.Registries.Insecure,
-			RegistryCA:    s.cfg.Registries.CA,
-			ABI32:         s.cfg.ABI32,
-			NofileHard:    nofileHard(),
-			Version:       version.Version,
-			GitCommit:     version.Commit,
+			Data:           s.data("engine"),
+			Run:            s.path("engine"),
+			MountdSocket:   s.path("priv", "mountd.sock"),
+			GrantdSocket:   s.path("priv", "grantd-engine.sock"),
+			NetdSocket:     s.path("priv", "netd.sock"),
+			CgroupdSocket:  s.path("priv", "cgroupd.sock"),
+			ShimPath:       filepath.Join(s.cfg.Bin, "stockade-shim"),
+			UnpackPath:     filepath.Join(s.cfg.Bin, "stockade-unpack"),
+			InitPath:       s.initPath(),
+			Runtimes:       s.cfg.Runtimes,
+			RuntimeOptions: runtimeOptions(s.cfg.RuntimeOptions),
+			IDs:            ids,
+			Pool:           s.cfg.Network.Pool,
+			CgroupV2:       s.cgroups.V2,
+			Insecure:       s.cfg.Registries.Insecure,
+			RegistryCA:     s.cfg.Registries.CA,
+			ABI32:          s.cfg.ABI32,
+			NofileHard:     nofileHard(),
+			Version:        version.Version,
+			GitCommit:      version.Commit,
 		}, []named{{"api", listener("engine")}}
 	case "gate":
 		return setting.Gate{
@@ -102,4 +103,12 @@ func nofileHard() uint64 {
 		return 1024
 	}
 	return l.Max
+}
+
+func runtimeOptions(of map[string]config.RuntimeOptions) map[string]setting.RuntimeOptions {
+	out := map[string]setting.RuntimeOptions{}
+	for name, o := range of {
+		out[name] = setting.RuntimeOptions(o)
+	}
+	return out
 }

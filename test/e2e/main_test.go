@@ -11,6 +11,16 @@ import (
 	"stockade/test/harness"
 )
 
+// runtimes are two: the default, and one that does everything by its own commands.
+const runtimes = `
+[runtimes]
+runc = "` + harness.Bin + `/runc"
+crun = "` + harness.Bin + `/crun"
+[runtime_options.crun]
+args = ["--cgroup-manager=disabled"]
+own_commands = true
+`
+
 func TestMain(m *testing.M) {
 	if address := os.Getenv(echoAddress); address != "" {
 		fmt.Fprintln(os.Stderr, echo(address))
@@ -20,7 +30,7 @@ func TestMain(m *testing.M) {
 	harness.MainWith(m, harness.Options{
 		Before: func(o *harness.Options) error {
 			err := startRegistries()
-			o.Tables = fmt.Sprintf("[registries]\ninsecure = [%q, \"localhost\"]\nca = %q\n", plain.host, trustedCA)
+			o.Tables = fmt.Sprintf("[registries]\ninsecure = [%q, \"localhost\"]\nca = %q\n", plain.host, trustedCA) + runtimes
 			return err
 		},
 		After: stopRegistries,

@@ -191,7 +191,7 @@ func (s *Server) build(o Options) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range append(programs, filepath.Join(s.Repo, "bin", "runc"), filepath.Join(s.Repo, "bin", "docker29")) {
+	for _, p := range append(programs, filepath.Join(s.Repo, "bin", "runc"), filepath.Join(s.Repo, "bin", "docker29"), filepath.Join(s.Repo, "bin", "crun")) {
 		if err := copyProgram(p, filepath.Join(Bin, filepath.Base(p))); err != nil {
 			return err
 		}
