@@ -65,6 +65,9 @@ func (s *Service) handleExecCreate(w http.ResponseWriter, r *http.Request, sc sc
 	if err := s.addExec(e); err != nil {
 		return err
 	}
+	if task, _, err := runnable(c); err == nil {
+		task.ExpectExec()
+	}
 	s.publish(c.view(), events.Action("exec_create: "+strings.Join(req.Cmd, " ")), "execID", e.id)
 	return httpapi.WriteJSON(w, http.StatusCreated, container.ExecCreateResponse{ID: e.id})
 }
@@ -311,7 +314,12 @@ func (s *Service) awaitExit(e *execution, process runtime.Exec) {
 // execBegan publishes the start and follows the process.
 func (s *Service) execBegan(e *execution, process runtime.Exec) {
 	s.publish(e.c.view(), events.Action("exec_start: "+strings.Join(e.req.Cmd, " ")), "execID", e.id)
-	s.background(func() { s.awaitExit(e, process) })
+	s.background(func() {
+		s.awaitExit(e, process)
+		if task, _, err := runnable(e.c); err == nil {
+			task.ExpectExec() // one is seldom the last
+		}
+	})
 }
 
 // execEnded records the exit code, once.

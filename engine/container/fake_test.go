@@ -234,6 +234,8 @@ func (t *fakeTask) Kill(_ context.Context, signal int) error {
 	return nil
 }
 
+func (t *fakeTask) ExpectExec() {}
+
 func (t *fakeTask) Resize(context.Context, uint, uint) error { return nil }
 
 func (t *fakeTask) Pause(context.Context) error {

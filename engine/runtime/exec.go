@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"stockade/engine/shim"
+	"stockade/engine/shim/join"
 )
 
 // execution implements Exec.
@@ -18,7 +19,7 @@ type execution struct {
 	t    *task
 	id   string
 	tty  bool
-	dir  string
+	dir  string // files for the OCI runtime; "" without it
 	mu   sync.Mutex
 	pid  int
 	done chan struct{}
@@ -31,20 +32,52 @@ func (t *task) Exec(ctx context.Context, e ExecSpec) (Exec, error) {
 	if err := t.over(); err != nil {
 		return nil, err
 	}
-	path, err := t.runtimePath()
+	x := &execution{t: t, id: e.ID, tty: e.TTY, done: make(chan struct{}), news: t.slot.shim.ExecExit(e.ID)}
+	process, err := t.joinable(e.Process)
+	if errors.Is(err, errNeedsRuntime) {
+		err = x.byRuntime(ctx, e)
+	} else if err == nil {
+		err = x.byJoining(ctx, e, process)
+	}
 	if err != nil {
 		return nil, err
 	}
+	return x, nil
+}
+
+// byJoining prepares the process without the OCI runtime.
+func (x *execution) byJoining(ctx context.Context, e ExecSpec, p join.Process) error {
+	from, err := x.t.takeWaiting(ctx)
+	if err != nil {
+		return err
+	}
+	p.TTY = e.TTY
+	order := shim.Join{From: from, Process: p, Stdin: e.Stdin}
+	order.UID, order.GID = int(base(x.t.slot.block)+p.UID), int(base(x.t.slot.block)+p.GID)
+	if c := e.Process.ConsoleSize; c != nil && e.TTY {
+		order.Height, order.Width = uint16(c.Height), uint16(c.Width)
+	}
+	_, err = x.t.slot.shim.Do(ctx, shim.Request{Op: shim.OpExec, Exec: e.ID, Join: &order})
+	return err
+}
+
+// byRuntime prepares the process by the OCI runtime's exec.
+func (x *execution) byRuntime(ctx context.Context, e ExecSpec) error {
+	t := x.t
+	path, err := t.runtimePath()
+	if err != nil {
+		return err
+	}
 	// Relative to the bundle, where the monitor works.
 	rel := filepath.Join("e", e.ID[:min(16, len(e.ID))])
-	x := &execution{t: t, id: e.ID, tty: e.TTY, dir: filepath.Join(t.slot.bundle, rel), done: make(chan struct{})}
+	x.dir = filepath.Join(t.slot.bundle, rel)
 	if err := os.MkdirAll(x.dir, 0o711); err != nil {
-		return nil, err
+		return err
 	}
 	process := *e.Process
 	process.Terminal = e.TTY
 	if err := writeJSON(filepath.Join(x.dir, "process.json"), process); err != nil {
-		return nil, err
+		return err
 	}
 	run := shim.Run{TTY: e.TTY, Stdin: e.Stdin, StdinOnce: true, PIDFile: filepath.Join(rel, "pid"), LogFile: filepath.Join(rel, "log"), Console: filepath.Join(rel, "tty")}
 	run.UID, run.GID = int(base(t.slot.block)+process.User.UID), int(base(t.slot.block)+process.User.GID)
@@ -56,23 +89,24 @@ func (t *task) Exec(ctx context.Context, e ExecSpec) (Exec, error) {
 		}
 	}
 	run.Argv = append(run.Argv, t.slot.id)
-	x.news = t.slot.shim.ExecExit(e.ID)
 	ev, err := t.slot.shim.Do(ctx, shim.Request{Op: shim.OpExec, Exec: e.ID, Run: &run})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := t.r.intoCgroup(ctx, t.slot.id, ev.PID); err != nil {
 		x.forget()
-		return nil, err
+		return err
 	}
-	return x, nil
+	return nil
 }
 
 func (x *execution) forget() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_, _ = x.t.slot.shim.Do(ctx, shim.Request{Op: shim.OpExecEnd, Exec: x.id})
-	_ = os.RemoveAll(x.dir)
+	if x.dir != "" {
+		_ = os.RemoveAll(x.dir)
+	}
 }
 
 // Start implements Exec.
@@ -108,7 +142,8 @@ func (x *execution) Start(ctx context.Context) error {
 
 func execError(text string) error {
 	text = asRunc(text)
-	e := &StartError{Code: 126, Text: "OCI runtime exec failed: " + strings.TrimSpace(text) + ": unknown"}
+	const prefix = "exec failed: unable to start container process: "
+	e := &StartError{Code: 126, Text: "OCI runtime exec failed: " + prefix + strings.TrimPrefix(strings.TrimSpace(text), prefix) + ": unknown"}
 	if strings.Contains(text, "executable file not found") || strings.Contains(text, "no such file or directory") {
 		e.Code = 127
 	}

@@ -16,6 +16,7 @@ import (
 
 	"stockade/api/helper"
 	"stockade/api/setting"
+	"stockade/engine/runtime/filter"
 	"stockade/internal/failpoint"
 	"stockade/internal/seqpacket"
 )
@@ -53,6 +54,7 @@ type Runtime struct {
 	closed bool
 	left       map[string]bundle // of an engine before us, by container; read by leftBehind
 	background sync.WaitGroup
+	known      filter.Known // of the library in runc; nil until it was asked for
 
 	cleared chan struct{} // closed when what an engine before us left has ended: its id ranges and addresses are free
 }

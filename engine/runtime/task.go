@@ -41,6 +41,7 @@ type task struct {
 	exit     Exit // valid after done
 	release  sync.Once
 	watching bool
+	joiner   joiner
 }
 
 func newTask(r *Runtime, s Spec, sl *slot) *task {
@@ -403,13 +404,17 @@ func (t *task) Update(ctx context.Context, l helper.Limits) error { return t.r.l
 // Stats implements Task.
 func (t *task) Stats(ctx context.Context) (helper.CgroupStat, error) {
 	st, _, err := seqpacket.Call[helper.CgroupID, helper.CgroupStat](ctx, t.r.cgroupd, "stat", helper.CgroupID{ID: t.slot.id})
+	if err == nil && st.Pids > 0 && t.waitingPID() != 0 {
+		st.Pids--
+	}
 	return st, err
 }
 
 // Pids implements Task.
 func (t *task) Pids(ctx context.Context) ([]int, error) {
 	list, _, err := seqpacket.Call[helper.CgroupID, helper.CgroupPids](ctx, t.r.cgroupd, "pids", helper.CgroupID{ID: t.slot.id})
-	return list.Pids, err
+	w := t.waitingPID()
+	return slices.DeleteFunc(list.Pids, func(pid int) bool { return pid == w }), err
 }
 
 // Attach implements Task.

@@ -118,6 +118,8 @@ type Task interface {
 	// Attach connects to standard streams until the task ends, the client closes or ctx ends.
 	Attach(ctx context.Context, a Attach) error
 	Exec(ctx context.Context, e ExecSpec) (Exec, error)
+	// ExpectExec makes ready for an Exec that will probably come within seconds. It returns at once.
+	ExpectExec()
 	// Skipped lists submounts of binds that could not be shown.
 	Skipped() []helper.Skipped
 }

@@ -13,6 +13,8 @@ package shim
 
 import (
 	"time"
+
+	"stockade/engine/shim/join"
 )
 
 // Names in the bundle folder.
@@ -48,6 +50,7 @@ type Request struct {
 	Exec   string  `json:"exec,omitempty"`
 	Create *Create `json:"create,omitempty"`
 	Run    *Run    `json:"run,omitempty"`
+	Join   *Join   `json:"join,omitempty"`
 	Height uint16  `json:"height,omitempty"`
 	Width  uint16  `json:"width,omitempty"`
 }
@@ -60,9 +63,10 @@ const (
 	OpCreate  Op = "create"   // Create: run the OCI runtime's create; answers with PID
 	OpStart   Op = "start"    // let the first process begin
 	OpResize  Op = "resize"   // Height, Width; of Exec if that is set
-	OpExec    Op = "exec"     // Run: prepare an exec; answers with the stub's PID
+	OpPrepare Op = "prepare"  // make a process that can become an exec, named Exec; answers with its PID
+	OpExec    Op = "exec"     // Run: prepare an exec; answers with the stub's PID. Or Join: with a process of OpPrepare
 	OpExecGo  Op = "exec-go"  // begin it; answers with the process's PID
-	OpExecEnd Op = "exec-end" // forget an exec
+	OpExecEnd Op = "exec-end" // forget an exec, or end a process of OpPrepare
 	OpRelease Op = "release"  // the monitor ends
 )
 
@@ -80,6 +84,17 @@ type Run struct {
 	GID       int    `json:"gid"`
 	Height    uint16 `json:"height,omitempty"`
 	Width     uint16 `json:"width,omitempty"`
+}
+
+// Join says how to add a process without the OCI runtime.
+type Join struct {
+	From    string       `json:"from"` // name of the process that OpPrepare made
+	Process join.Process `json:"process"`
+	Stdin   bool         `json:"stdin,omitempty"`
+	UID     int          `json:"uid"` // owner of the standard streams, in the engine's view
+	GID     int          `json:"gid"`
+	Height  uint16       `json:"height,omitempty"`
+	Width   uint16       `json:"width,omitempty"`
 }
 
 // Create is the order to create the container.

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stockade/engine/shim"
+	"stockade/engine/shim/join"
 	"stockade/internal/failpoint"
 )
 
@@ -76,6 +77,8 @@ type monitor struct {
 	controls map[*control]bool
 	main     *process
 	execs    map[string]*process
+	waiting  map[string]*join.Child // made in advance, see OpPrepare
+	first    *os.File               // pidfd of the container's first process
 	created  bool
 	log      *logWriter
 	fifo     string
@@ -103,7 +106,7 @@ func run(bundle string) error {
 		return fmt.Errorf("listener: %w", err)
 	}
 	file.Close()
-	m := &monitor{bundle: bundle, reap: newReaper(), controls: map[*control]bool{}, execs: map[string]*process{}, release: make(chan struct{})}
+	m := &monitor{bundle: bundle, reap: newReaper(), controls: map[*control]bool{}, execs: map[string]*process{}, waiting: map[string]*join.Child{}, release: make(chan struct{})}
 	if m.main, err = m.prepare(); err != nil {
 		return err
 	}
@@ -209,6 +212,12 @@ func (m *monitor) serveControl(conn net.Conn, r io.Reader) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.controls, c)
+	if len(m.controls) == 0 { // whoever had them made is gone
+		for name, w := range m.waiting {
+			w.Close()
+			delete(m.waiting, name)
+		}
+	}
 	if len(m.controls) == 0 && (!m.created || m.exit != nil) {
 		m.end()
 	}
@@ -240,7 +249,13 @@ func (m *monitor) do(req shim.Request) (shim.Event, error) {
 		}
 		return shim.Event{}, p.resize(req.Height, req.Width)
 	case shim.OpExec:
+		if req.Join != nil {
+			return shim.Event{}, m.join(req.Exec, req.Join)
+		}
 		pid, err := m.exec(req.Exec, req.Run)
+		return shim.Event{PID: pid}, err
+	case shim.OpPrepare:
+		pid, err := m.prepareJoin(req.Exec)
 		return shim.Event{PID: pid}, err
 	case shim.OpExecGo:
 		pid, err := m.execGo(req.Exec)
@@ -249,9 +264,14 @@ func (m *monitor) do(req shim.Request) (shim.Event, error) {
 		m.mu.Lock()
 		p := m.execs[req.Exec]
 		delete(m.execs, req.Exec)
+		w := m.waiting[req.Exec]
+		delete(m.waiting, req.Exec)
 		m.mu.Unlock()
 		if p != nil {
 			p.abandon()
+		}
+		if w != nil {
+			w.Close()
 		}
 		return shim.Event{}, nil
 	}
@@ -290,9 +310,13 @@ func (m *monitor) create(c *shim.Create) (int, error) {
 		return 0, err
 	}
 	failpoint.Hit("shim.created")
+	first, err := childPidfd(pid)
+	if err != nil {
+		return 0, err
+	}
 	exited := m.reap.watch(pid)
 	m.mu.Lock()
-	m.created = true
+	m.created, m.first = true, first
 	m.mu.Unlock()
 	go func() {
 		exit := toExit(<-exited)
@@ -363,14 +387,19 @@ func (m *monitor) exec(id string, r *shim.Run) (int, error) {
 		return 0, err
 	}
 	p.run = *r
+	return p.stub, m.add(id, p)
+}
+
+// add makes an exec known.
+func (m *monitor) add(id string, p *process) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.execs[id] != nil {
 		p.abandon()
-		return 0, errors.New("exec id in use")
+		return errors.New("exec id in use")
 	}
 	m.execs[id] = p
-	return p.stub, nil
+	return nil
 }
 
 func (m *monitor) execGo(id string) (int, error) {
@@ -378,7 +407,12 @@ func (m *monitor) execGo(id string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	pid, err := p.launch(p.run)
+	var pid int
+	if p.order != nil {
+		pid, err = p.enter()
+	} else {
+		pid, err = p.launch(p.run)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"stockade/engine/shim"
+	"stockade/engine/shim/join"
 )
 
 // process is the container's first process or an exec: its stub, its streams and who is attached.
@@ -27,6 +28,9 @@ type process struct {
 	goW  *os.File // the stub's order is written here
 	run  shim.Run
 	log  *logWriter // nil for an exec
+	// Of an exec without the OCI runtime: the process that waits, and what it shall become.
+	child *join.Child
+	order *shim.Join
 
 	inR, inW, outR, outW, errR, errW *os.File // pipes; nil once handed over or closed
 	master                           *os.File // terminal
@@ -45,16 +49,29 @@ type client struct {
 	mu             sync.Mutex
 }
 
-// prepare makes the pipes and starts the stub.
-func (m *monitor) prepare() (*process, error) {
+// newProcess makes the pipes.
+func (m *monitor) newProcess() (*process, error) {
 	p := &process{m: m, clients: map[*client]bool{}, drained: make(chan struct{})}
-	var goR *os.File
 	var err error
-	for _, pair := range []struct{ r, w **os.File }{{&goR, &p.goW}, {&p.inR, &p.inW}, {&p.outR, &p.outW}, {&p.errR, &p.errW}} {
+	for _, pair := range []struct{ r, w **os.File }{{&p.inR, &p.inW}, {&p.outR, &p.outW}, {&p.errR, &p.errW}} {
 		if *pair.r, *pair.w, err = os.Pipe(); err != nil {
 			p.closeAll()
 			return nil, fmt.Errorf("pipe: %w", err)
 		}
+	}
+	return p, nil
+}
+
+// prepare makes a process and starts its stub.
+func (m *monitor) prepare() (*process, error) {
+	p, err := m.newProcess()
+	if err != nil {
+		return nil, err
+	}
+	var goR *os.File
+	if goR, p.goW, err = os.Pipe(); err != nil {
+		p.closeAll()
+		return nil, fmt.Errorf("pipe: %w", err)
 	}
 	defer goR.Close()
 	p.stub, err = syscall.ForkExec("/proc/self/exe", []string{"stockade-shim", "stub"}, &syscall.ProcAttr{
@@ -85,7 +102,11 @@ func (p *process) abandon() {
 		return
 	}
 	p.closeAll()
-	_ = unix.Kill(p.stub, unix.SIGKILL)
+	if p.child != nil {
+		p.child.Close()
+	} else {
+		_ = unix.Kill(p.stub, unix.SIGKILL)
+	}
 	for c := range p.clients {
 		c.conn.Close()
 	}
@@ -102,11 +123,8 @@ func (p *process) launch(r shim.Run) (int, error) {
 	p.run = r
 	p.mu.Unlock()
 
-	// Owned by the container's user, so that it can open /dev/stdout and /dev/stderr again.
-	for _, f := range []*os.File{p.inR, p.outW, p.errW} {
-		if err := f.Chown(r.UID, r.GID); err != nil {
-			return 0, fmt.Errorf("chown standard stream: %w", err)
-		}
+	if err := p.chownPipes(r.UID, r.GID); err != nil {
+		return 0, err
 	}
 	var console net.Listener
 	if r.TTY {
@@ -127,14 +145,7 @@ func (p *process) launch(r shim.Run) (int, error) {
 	}
 	p.goW.Close()
 	p.goW = nil
-	for _, f := range []**os.File{&p.inR, &p.outW, &p.errW} {
-		(*f).Close()
-		*f = nil
-	}
-	if !r.Stdin || r.TTY {
-		p.inW.Close()
-		p.inW = nil
-	}
+	p.handOver()
 	got := make(chan error, 1)
 	if r.TTY {
 		go func() { got <- p.receiveConsole(console) }()
@@ -145,14 +156,7 @@ func (p *process) launch(r shim.Run) (int, error) {
 		if reason == "" {
 			reason = p.firstError()
 		}
-		p.mu.Lock()
-		p.closeAll()
-		p.over = true
-		for c := range p.clients {
-			c.conn.Close()
-		}
-		p.mu.Unlock()
-		close(p.drained)
+		p.failed()
 		return 0, errors.New(reason)
 	}
 	if r.TTY {
@@ -173,13 +177,53 @@ func (p *process) launch(r shim.Run) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("pid file: %w", err)
 	}
+	if r.TTY && (r.Height > 0 || r.Width > 0) {
+		_ = p.resize(r.Height, r.Width)
+	}
+	p.follow(pid)
+	return pid, nil
+}
+
+// chownPipes gives the pipes to the container's user, so that it can open /dev/stdout and /dev/stderr again.
+func (p *process) chownPipes(uid, gid int) error {
+	for _, f := range []*os.File{p.inR, p.outW, p.errW} {
+		if err := f.Chown(uid, gid); err != nil {
+			return fmt.Errorf("chown standard stream: %w", err)
+		}
+	}
+	return nil
+}
+
+// handOver closes the process's ends of the pipes, and the input that nobody will use.
+func (p *process) handOver() {
+	for _, f := range []**os.File{&p.inR, &p.outW, &p.errW} {
+		(*f).Close()
+		*f = nil
+	}
+	if !p.run.Stdin || p.run.TTY {
+		p.inW.Close()
+		p.inW = nil
+	}
+}
+
+// failed lets everybody go who waits for a process that will not be.
+func (p *process) failed() {
+	p.mu.Lock()
+	p.closeAll()
+	p.over = true
+	for c := range p.clients {
+		c.conn.Close()
+	}
+	p.mu.Unlock()
+	close(p.drained)
+}
+
+// follow passes on the output of the process, which is there now.
+func (p *process) follow(pid int) {
 	p.mu.Lock()
 	p.pid = pid
 	p.mu.Unlock()
-	if r.TTY {
-		if r.Height > 0 || r.Width > 0 {
-			_ = p.resize(r.Height, r.Width)
-		}
+	if p.run.TTY {
 		p.outR.Close()
 		p.errR.Close()
 		p.outR, p.errR = nil, nil
@@ -194,7 +238,6 @@ func (p *process) launch(r shim.Run) (int, error) {
 		p.copiers.Wait()
 		close(p.drained)
 	}()
-	return pid, nil
 }
 
 // firstError returns what the runtime printed, when it logged nothing.

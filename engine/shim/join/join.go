@@ -1,0 +1,180 @@
+// Package join adds a process to a running container without an OCI runtime.
+//
+// Prepare makes a child of the calling process that waits, single-threaded and outside of the container, so that it can be
+// put into the container's cgroup before anything happens. Start tells it what to become: it enters the container's
+// namespaces, makes the process there as its own sibling, and that gives up all rights that the process shall not have
+// and executes the program. The steps, and what each guards against, are those of the OCI runtime's own exec; Process
+// says everything that distinguishes one from another.
+//
+// Trust: the caller has checked Process; the container is hostile, and its first process may end at any step.
+// Invariants: from the moment the child has entered a namespace of the container it has no descriptor but the three
+// streams and one socket, and it cannot be traced by the container. No program but that of the container is executed.
+// Failure: a step that fails ends the child and is told by name; nothing is left behind.
+package join
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"runtime"
+	"strings"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// Process is what the child becomes.
+type Process struct {
+	Args []string `json:"args"` // at least one; the first is looked up in PATH of Env unless it has a slash
+	Env  []string `json:"env,omitempty"`
+	Cwd  string   `json:"cwd"` // absolute, inside the container
+	// UID, GID and Groups are ids inside the container's user namespace.
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups,omitempty"`
+	Umask  uint32   `json:"umask"`
+	// Capability sets, one bit each.
+	Bounding    uint64 `json:"bounding"`
+	Effective   uint64 `json:"effective"`
+	Permitted   uint64 `json:"permitted"`
+	Inheritable uint64 `json:"inheritable"`
+	Ambient     uint64 `json:"ambient"`
+
+	NoNewPrivs bool    `json:"noNewPrivs,omitempty"`
+	Limits     []Limit `json:"limits,omitempty"`
+	// Filter is the seccomp program, nil for none; FilterFlags are those of seccomp(2).
+	Filter      []bpf.RawInstruction `json:"filter,omitempty"`
+	FilterFlags uint32               `json:"filterFlags,omitempty"`
+	Keyring     string               `json:"keyring"`       // name of the session keyring that all processes of the container share
+	TTY         bool                 `json:"tty,omitempty"` // the streams are a terminal, which becomes the controlling one
+}
+
+// Limit is one resource limit (setrlimit(2)).
+type Limit struct {
+	Resource uint64 `json:"resource"`
+	Soft     uint64 `json:"soft"`
+	Hard     uint64 `json:"hard"`
+}
+
+// ErrNotFound: the program is in no folder of PATH.
+var ErrNotFound = errors.New("executable file not found in $PATH")
+
+// defaultPath is where a program is looked up when the environment has no PATH, as execvp(3) does.
+const defaultPath = "/bin:/usr/bin"
+
+// Child is a process that waits for Start.
+type Child struct {
+	// PID is the waiting process. It ends at Start; the caller, its parent, collects it, as well as what Start returns.
+	PID  int
+	plan *plan
+	ctl  *os.File
+}
+
+// Prepare makes a child that will join the namespaces of the process of pidfd, which is not used after the return. score
+// is what its oom_score_adj shall be, "" for the caller's.
+func Prepare(pidfd *os.File, score string) (*Child, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socket pair: %w", err)
+	}
+	c := &Child{ctl: os.NewFile(uintptr(pair[0]), "child")}
+	defer unix.Close(pair[1])
+	fail := func(err error) (*Child, error) {
+		c.ctl.Close()
+		c.plan.free()
+		return nil, err
+	}
+	if err := unix.SetNonblock(pair[1], false); err != nil {
+		return fail(err)
+	}
+	if c.plan, err = newPlan(); err != nil {
+		return fail(err)
+	}
+	if err := c.plan.prefer(score); err != nil {
+		return fail(err)
+	}
+	// Out of the way of the numbers that they get in the child.
+	ctl, err := unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD_CLOEXEC, childFDs)
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(ctl)
+	target, err := unix.FcntlInt(pidfd.Fd(), unix.F_DUPFD_CLOEXEC, childFDs)
+	runtime.KeepAlive(pidfd)
+	if err != nil {
+		return fail(err)
+	}
+	defer unix.Close(target)
+	if c.PID, err = fork(c.plan, ctl, target); err != nil {
+		return fail(fmt.Errorf("clone: %w", err))
+	}
+	return c, nil
+}
+
+// Start lets the child become p with the three standard streams and returns the process's pid. It can be called once. With
+// an error the pid is 0 or that of a process which ended and is to be collected like any other.
+// The error names the step that failed and wraps ErrNotFound or a syscall.Errno.
+func (c *Child) Start(p Process, streams [3]*os.File) (pid int, err error) {
+	defer c.Close()
+	if err := c.plan.write(p); err != nil {
+		return 0, err
+	}
+	var fds [3]int
+	for i, f := range streams {
+		fds[i] = int(f.Fd()) // also makes it blocking, as a program expects it
+	}
+	raw, err := c.ctl.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var serr error
+	err = raw.Control(func(fd uintptr) {
+		serr = unix.Sendmsg(int(fd), []byte{1}, unix.UnixRights(fds[:]...), nil, unix.MSG_NOSIGNAL)
+	})
+	runtime.KeepAlive(streams)
+	if err = errors.Join(err, serr); err != nil {
+		return 0, fmt.Errorf("order to child: %w", err)
+	}
+	// The end of the stream: every process that has the other end has executed the program or is gone.
+	if _, err := c.ctl.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		return 0, fmt.Errorf("answer of child: %w", errors.Join(err, os.ErrInvalid))
+	}
+	return c.plan.result(p)
+}
+
+// Close ends a child that was not started and frees what it holds. Safe to repeat.
+func (c *Child) Close() {
+	if c.ctl != nil {
+		c.ctl.Close()
+		c.ctl = nil
+	}
+	c.plan.free()
+	c.plan = nil
+}
+
+// candidates are the paths that the program is looked up at.
+func candidates(p Process) []string {
+	name := p.Args[0]
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	list, found := defaultPath, false
+	for _, e := range p.Env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			list, found = v, true
+		}
+	}
+	if found && list == "" {
+		return nil
+	}
+	var paths []string
+	for _, dir := range strings.Split(list, ":") {
+		// SECURITY: the current folder is not looked at, whatever PATH says: an image must name it.
+		if path.IsAbs(dir) {
+			paths = append(paths, path.Join(dir, name))
+		}
+	}
+	return paths
+}
