@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +28,10 @@ func probe(what string, args []string) {
 		answer = syscalls()
 	case "confinement":
 		answer = confinement()
+	case "overwrite":
+		answer = overwrite(args[0], args[1:]...)
+	case "trace":
+		answer = trace(args[0])
 	case "swap":
 		swap(args)
 	case "dial":
@@ -52,6 +58,48 @@ func probe(what string, args []string) {
 	for slices.Contains(args, "stay") {
 		_ = unix.Pause()
 	}
+}
+
+// trace tries to trace, read and look for a process.
+func trace(text string) map[string]string {
+	runtime.LockOSThread()
+	pid, err := strconv.Atoi(text)
+	if err != nil {
+		panic(err)
+	}
+	say := func(err error) string {
+		if err != nil {
+			return err.Error()
+		}
+		return "ok"
+	}
+	found := map[string]string{"signal": say(unix.Kill(pid, 0))}
+	err = unix.PtraceSeize(pid)
+	found["attach"] = say(err) // the end of this process lets it go
+	buf := make([]byte, 1)
+	_, err = unix.ProcessVMReadv(pid, []unix.Iovec{{Base: &buf[0], Len: 1}}, []unix.RemoteIovec{{Base: stack(text), Len: 1}}, 0)
+	found["read"] = say(err)
+	return found
+}
+
+// stack is where a process's stack is, 1 if that cannot be seen.
+func stack(pid string) uintptr {
+	maps, err := os.ReadFile("/proc/" + pid + "/maps")
+	if err != nil {
+		return 1
+	}
+	for line := range strings.Lines(string(maps)) {
+		if strings.HasSuffix(line, "[stack]\n") {
+			_, rest, _ := strings.Cut(line, "-")
+			end, _, _ := strings.Cut(rest, " ")
+			n, err := strconv.ParseUint(end, 16, 64)
+			if err != nil {
+				panic(err)
+			}
+			return uintptr(n - 8)
+		}
+	}
+	return 1
 }
 
 // descriptors lists the open files above the standard ones that this program did not open itself.

@@ -49,28 +49,15 @@ func TestLeakedDescriptors(t *testing.T) {
 	}
 }
 
-// T-501: a working folder that is a descriptor leads nowhere, said by the caller, by the image or by exec
-// (CVE-2024-21626).
+// T-501: a working folder that is a descriptor leads nowhere when the image says it (CVE-2024-21626); for the caller's
+// own words see TestDescriptorsAsPaths.
 func TestWorkingDirectory(t *testing.T) {
 	s := harness.Get(t)
-	running := s.Must(t, "run", "-d", "busybox", "sleep", "1000")
-	t.Cleanup(func() { s.Must(t, "rm", "-f", running) })
 	host, err := os.Hostname()
 	must(t, err)
 	const look = "cd ../../../../../../.. 2>/dev/null; cat etc/hostname; ls -d var/lib/stkt* 2>/dev/null; pwd"
 	escaped := func(r harness.Result) bool {
 		return strings.Contains(r.Stdout, "stkt") || strings.Contains(r.Stdout, host+"\n")
-	}
-	for fd := 3; fd < 16; fd++ {
-		dir := fmt.Sprintf("/proc/self/fd/%d", fd)
-		for _, r := range []harness.Result{
-			s.Docker(t, "run", "--rm", "-w", dir, "busybox", "sh", "-c", look),
-			s.Docker(t, "exec", "-w", dir, running, "sh", "-c", look),
-		} {
-			if escaped(r) {
-				t.Error(r)
-			}
-		}
 	}
 	for fd := 6; fd < 10; fd++ {
 		image := fmt.Sprintf("attack/workdir:%d", fd)
