@@ -20,10 +20,9 @@ import (
 // probeEnv names what this program does instead of the tests; it is copied into containers and namespaces.
 const probeEnv = "STOCKADE_ATTACK_PROBE"
 
-const (
-	probeImage = "attack/probe:latest"
-	probePath  = harness.Bin + "/attack-probe"
-)
+const probeImage = "attack/probe:latest"
+
+var probePath = harness.Bin + "/attack-probe"
 
 func TestMain(m *testing.M) {
 	if what := os.Getenv(probeEnv); what != "" {

@@ -246,7 +246,7 @@ func TestRogueProcesses(t *testing.T) {
 		{"make a table", "nft add table ip stktrogue", "nft add table ip stktrogue && nft delete table ip stktrogue"},
 		{"make a link", "ip link add stktrogue type veth", "ip link add stktrogue type veth && ip link delete stktrogue"},
 		{"make a group", "mkdir " + cgroup + "/stktrogue", "mkdir " + cgroup + "/stktrogue && rmdir " + cgroup + "/stktrogue"},
-		{"make a group in ours", "mkdir " + cgroup + "/stkt/rogue2", "mkdir " + cgroup + "/stkt/rogue2 && rmdir " + cgroup + "/stkt/rogue2"},
+		{"make a group in ours", "mkdir " + cgroup + "/" + harness.Prefix + "/rogue2", "mkdir " + cgroup + "/" + harness.Prefix + "/rogue2 && rmdir " + cgroup + "/" + harness.Prefix + "/rogue2"},
 		{"change the kernel", "echo x >/proc/sys/kernel/domainname", `d=$(cat /proc/sys/kernel/domainname) && echo "$d" >/proc/sys/kernel/domainname`},
 		{"make a device", "mknod " + dir + "/rogue c 1 3 && echo x >" + dir + "/rogue", "mknod " + dir + "/rogue c 1 3 && echo x >" + dir + "/rogue && rm " + dir + "/rogue"},
 		{"join the host's mounts", "nsenter --mount=/proc/1/ns/mnt true", "nsenter --mount=/proc/self/ns/mnt true"},

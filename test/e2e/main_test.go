@@ -12,7 +12,7 @@ import (
 )
 
 // runtimes are two: the default, and one that does everything by its own commands.
-const runtimes = `
+var runtimes = `
 [runtimes]
 runc = "` + harness.Bin + `/runc"
 crun = "` + harness.Bin + `/crun"

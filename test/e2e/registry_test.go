@@ -38,8 +38,8 @@ const (
 )
 
 // registriesDir holds the registries' files; trustedCA is the folder that the server is told to trust.
-const (
-	registriesDir = "/var/lib/stkt-registry"
+var (
+	registriesDir = "/var/lib/" + harness.Prefix + "-registry"
 	trustedCA     = registriesDir + "/ca"
 )
 

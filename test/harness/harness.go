@@ -16,6 +16,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,21 +38,42 @@ import (
 	"stockade/cli"
 )
 
+// Number tells servers of several runs on one machine apart: STOCKADE_TEST_SERVER, 0 to 9.
+var Number = number()
+
+func number() uint32 {
+	n, err := strconv.ParseUint(cmp.Or(os.Getenv("STOCKADE_TEST_SERVER"), "0"), 10, 4)
+	if err != nil || n > 9 {
+		panic("STOCKADE_TEST_SERVER is not a number from 0 to 9")
+	}
+	return uint32(n)
+}
+
 // Where the server's parts are.
-const (
-	Data   = "/var/lib/stkt"
-	Run    = "/run/stkt"
-	Bin    = "/var/lib/stkt-bin" // programs, copied to where every user can reach them
+var (
+	Prefix = name()
+	Data   = "/var/lib/" + Prefix
+	Run    = "/run/" + Prefix
+	Bin    = "/var/lib/" + Prefix + "-bin" // programs, copied to where every user can reach them
 	Socket = Run + "/docker.sock"
-	Config = "/var/lib/stkt-bin/stockade.toml"
-	Log    = "/var/lib/stkt-bin/server.log"
-	Prefix = "stkt"
-	Pool   = "10.231.0.0/16"
-	lock   = "/run/stkt.lock"
+	Config = Bin + "/stockade.toml"
+	Log    = Bin + "/server.log"
+	Pool   = fmt.Sprintf("10.%d.0.0/16", 231-Number)
+	lock   = "/run/" + Prefix + ".lock"
 )
 
+// name is stkt, or stat, stbt and so on: none begins as another does.
+func name() string {
+	if Number == 0 {
+		return "stkt"
+	}
+	return fmt.Sprintf("st%ct", 'a'+Number-1)
+}
+
 // IDs is the range of host ids of the server's containers.
-var IDs = setting.IDRange{First: 1912602624, Count: 256 * setting.BlockSize}
+var IDs = setting.IDRange{First: 1912602624 - Number*idCount, Count: idCount}
+
+const idCount = 256 * setting.BlockSize
 
 // Patience is the longest time that waiting for anything takes.
 const Patience = 60 * time.Second
