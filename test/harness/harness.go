@@ -134,6 +134,9 @@ func run(m *testing.M, o Options, code *int) (err error) {
 		return err
 	}
 	defer l.Close()
+	if unix.Flock(int(l.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		fmt.Fprintf(os.Stderr, "harness: another run has server %d; with STOCKADE_TEST_SERVER=1 to 9 runs do not wait for each other\n", Number)
+	}
 	for {
 		if err := unix.Flock(int(l.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
 			if err != nil {
