@@ -75,7 +75,7 @@ func (i containerImages) Resolve(ctx context.Context, tenant, ref string, platfo
 	if err != nil {
 		return container.Image{}, err
 	}
-	return container.Image{ID: img.ID, Ref: img.Name, Config: &img.Config, Layers: img.Layers, Platform: img.Platform, Size: img.Size}, nil
+	return container.Image{ID: img.ID, Ref: img.Name, Config: &img.Config, Layers: img.Layers, Platform: img.Platform, Size: img.Size, Manifest: &img.Manifest}, nil
 }
 
 type grants struct{ *runtime.Runtime }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/distribution/reference"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -74,12 +75,27 @@ func (s *Service) commit(w http.ResponseWriter, r *http.Request, sc scope.Scope)
 		return err
 	}
 	failpoint.Hit("container.commit.done")
-	attributes := map[string]string{"comment": spec.Comment, "imageID": id, "imageRef": spec.Repo}
+	attributes := map[string]string{"comment": spec.Comment, "imageID": id}
+	if spec.Repo != "" {
+		attributes["imageRef"] = familiar(spec.Repo, spec.Tag)
+	}
 	for k, v := range c.Attributes {
 		attributes[k] = v
 	}
 	s.cfg.Events.Publish(sc.Tenant, events.ContainerEventType, events.ActionCommit, c.ID, attributes)
 	return httpapi.WriteJSON(w, http.StatusCreated, container.CommitResponse{ID: id})
+}
+
+// familiar is a name as people write it.
+func familiar(repo, tag string) string {
+	named, err := reference.ParseNormalizedNamed(repo)
+	if err != nil {
+		return repo
+	}
+	if tagged, err := reference.WithTag(named, tag); err == nil {
+		named = tagged
+	}
+	return reference.FamiliarString(reference.TagNameOnly(named))
 }
 
 // inherit fills what an image's configuration leaves open from the container's, as docker commit does.

@@ -54,9 +54,19 @@ func (s *Service) handleExecCreate(w http.ResponseWriter, r *http.Request, sc sc
 	if err != nil {
 		return err
 	}
-	keys, err := detachKeys(req.DetachKeys)
+	task, _, err := runnable(c, r.PathValue("id"))
 	if err != nil {
 		return err
+	}
+	keys, err := detachKeys(req.DetachKeys)
+	if err != nil {
+		return invalid("Invalid escape keys (%s) provided", req.DetachKeys)
+	}
+	if req.User != "" {
+		// Clients look for this mistake here; the start looks again.
+		if _, err := s.account(r.Context(), &c.view().Record, req.User); err != nil {
+			return err
+		}
 	}
 	if req.WorkingDir != "" && !path.IsAbs(req.WorkingDir) {
 		return invalid("working directory %q must be an absolute path", req.WorkingDir)
@@ -65,29 +75,24 @@ func (s *Service) handleExecCreate(w http.ResponseWriter, r *http.Request, sc sc
 	if err := s.addExec(e); err != nil {
 		return err
 	}
-	if task, _, err := runnable(c); err == nil {
-		task.ExpectExec()
-	}
+	task.ExpectExec()
 	s.publish(c.view(), events.Action("exec_create: "+strings.Join(req.Cmd, " ")), "execID", e.id)
 	return httpapi.WriteJSON(w, http.StatusCreated, container.ExecCreateResponse{ID: e.id})
 }
 
 // runnable returns the task of a container in which a process can be started.
-func runnable(c *item) (runtime.Task, *view, error) {
+func runnable(c *item, called string) (runtime.Task, *view, error) {
 	task, v, err := c.running()
 	if err != nil {
 		return nil, v, err
 	}
 	if v.State.Paused {
-		return nil, v, conflict("container %s is paused, unpause the container before exec", v.ID)
+		return nil, v, conflict("Container %s is paused, unpause the container before exec", called)
 	}
 	return task, v, nil
 }
 
 func (s *Service) addExec(e *execution) error {
-	if _, _, err := runnable(e.c); err != nil {
-		return err
-	}
 	e.c.mu.Lock()
 	defer e.c.mu.Unlock()
 	if len(e.c.execs) >= maxExecs && !e.c.forgetOldExec(s) {
@@ -168,7 +173,7 @@ func (s *Service) prepareExec(ctx context.Context, e *execution, req container.E
 	e.mu.Lock()
 	if e.started {
 		e.mu.Unlock()
-		return nil, conflict("Error: Exec command %s has already run", e.id)
+		return nil, conflict("exec command %s has already run", e.id)
 	}
 	e.started = true
 	e.mu.Unlock()
@@ -177,7 +182,7 @@ func (s *Service) prepareExec(ctx context.Context, e *execution, req container.E
 			s.execEnded(e, 126, false)
 		}
 	}()
-	task, v, err := runnable(e.c)
+	task, v, err := runnable(e.c, e.c.view().ID)
 	if err != nil {
 		return nil, err
 	}
@@ -316,7 +321,7 @@ func (s *Service) execBegan(e *execution, process runtime.Exec) {
 	s.publish(e.c.view(), events.Action("exec_start: "+strings.Join(e.req.Cmd, " ")), "execID", e.id)
 	s.background(func() {
 		s.awaitExit(e, process)
-		if task, _, err := runnable(e.c); err == nil {
+		if task, _, err := runnable(e.c, e.c.view().ID); err == nil {
 			task.ExpectExec() // one is seldom the last
 		}
 	})

@@ -112,7 +112,7 @@ func (s *Service) filter(ctx context.Context, tenant string, raw httpapi.Filters
 		for _, v := range raw[name] {
 			r, err := network.ParsePortRange(v)
 			if err != nil {
-				return nil, invalid("invalid filter '%s=%s'", name, v)
+				return nil, invalid("error while looking up for %s %s: %v", name, v, err)
 			}
 			*into = append(*into, r)
 		}

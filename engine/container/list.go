@@ -35,6 +35,14 @@ func (s *Service) handleList(w http.ResponseWriter, r *http.Request, sc scope.Sc
 	if err != nil {
 		return err
 	}
+	if httpapi.VersionLess(sc.Version, "1.52") {
+		for i := range list {
+			list[i].Health = nil
+			if httpapi.VersionLess(sc.Version, "1.48") {
+				list[i].ImageManifestDescriptor = nil
+			}
+		}
+	}
 	return httpapi.WriteJSON(w, http.StatusOK, list)
 }
 

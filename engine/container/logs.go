@@ -80,7 +80,7 @@ func logOptions(q url.Values) (logfile.Options, error) {
 		Details: boolOf(q.Get("details")), Follow: boolOf(q.Get("follow")), Tail: -1,
 	}
 	if !o.Stdout && !o.Stderr {
-		return o, invalid("Bad parameters: you must choose at least one stream")
+		return o, invalid("must specify at least one of 'stdout' or 'stderr'")
 	}
 	if t := q.Get("tail"); t != "" && t != "all" {
 		// As Docker: what is no number means all.

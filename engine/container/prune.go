@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -20,17 +19,11 @@ func (s *Service) handlePrune(w http.ResponseWriter, r *http.Request, sc scope.S
 	if err != nil {
 		return err
 	}
-	var until time.Time
-	switch len(f["until"]) {
-	case 0:
-	case 1:
-		if until, err = moment(f["until"][0], time.Now()); err != nil {
-			return err
-		}
-	default:
-		return invalid("more than one until filter specified")
+	until, err := f.Until(time.Now())
+	if err != nil {
+		return err
 	}
-	report := container.PruneReport{ContainersDeleted: []string{}}
+	report := container.PruneReport{}
 	ctx := context.WithoutCancel(r.Context())
 	for _, c := range slices.Backward(s.sorted(sc.Tenant)) {
 		v := c.view()
@@ -49,20 +42,4 @@ func (s *Service) handlePrune(w http.ResponseWriter, r *http.Request, sc scope.S
 	s.cfg.Events.Publish(sc.Tenant, events.ContainerEventType, events.ActionPrune, "",
 		map[string]string{"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10)})
 	return httpapi.WriteJSON(w, http.StatusOK, report)
-}
-
-// moment reads a time as filters give it: seconds since 1970, a duration before now, or a date.
-func moment(v string, now time.Time) (time.Time, error) {
-	if d, err := time.ParseDuration(v); err == nil {
-		return now.Add(-d), nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
-		if t, err := time.ParseInLocation(layout, v, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	if strings.Trim(v, "0123456789.") == "" {
-		return timeOf("until", v)
-	}
-	return time.Time{}, invalid("invalid until filter: %q", v)
 }

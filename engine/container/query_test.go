@@ -146,7 +146,7 @@ func errText(err error) string {
 func TestLogsRequest(t *testing.T) {
 	a := newAPI(t)
 	a.create("xx", container.Config{Cmd: []string{"echo", "hi"}, Tty: true}, nil)
-	if m := message(a.want(400, "GET", "/containers/xx/logs", nil)); m != "Bad parameters: you must choose at least one stream" {
+	if m := message(a.want(400, "GET", "/containers/xx/logs", nil)); m != "must specify at least one of 'stdout' or 'stderr'" {
 		t.Error(m)
 	}
 	a.want(204, "POST", "/containers/xx/start", nil)

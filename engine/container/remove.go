@@ -16,7 +16,10 @@ import (
 	"stockade/internal/failpoint"
 )
 
-type removal struct{ force, volumes bool }
+type removal struct {
+	force, volumes bool
+	called         string // how the client names the container; empty: as it is named
+}
 
 func (s *Service) handleRemove(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
 	q := r.URL.Query()
@@ -27,7 +30,7 @@ func (s *Service) handleRemove(w http.ResponseWriter, r *http.Request, sc scope.
 	if err != nil {
 		return err
 	}
-	o := removal{force: boolOf(q.Get("force")), volumes: boolOf(q.Get("v"))}
+	o := removal{force: boolOf(q.Get("force")), volumes: boolOf(q.Get("v")), called: r.PathValue("id")}
 	if err := s.remove(context.WithoutCancel(r.Context()), c, o); err != nil {
 		return err
 	}
@@ -46,7 +49,10 @@ func boolOf(v string) bool {
 
 // remove removes a container; with force, a running one is killed first.
 func (s *Service) remove(ctx context.Context, c *item, o removal) error {
-	if err := c.beginRemoval(o.force); err != nil {
+	if o.called == "" {
+		o.called = c.view().Name
+	}
+	if err := c.beginRemoval(o); err != nil {
 		return err
 	}
 	// A start that was under way when the removal began is waited for, and ended again.
@@ -54,11 +60,11 @@ func (s *Service) remove(ctx context.Context, c *item, o removal) error {
 		if c.view().State.Running {
 			if !o.force {
 				c.endRemoval()
-				return conflict("cannot remove container %q: container is running: stop the container before removing or force remove", "/"+c.view().Name)
+				return conflict("cannot remove container %q: container is running: stop the container before removing or force remove", o.called)
 			}
 			if err := s.kill(ctx, c); err != nil && c.view().State.Running {
 				c.endRemoval()
-				return fmt.Errorf("cannot remove container %q: could not kill container: %w", "/"+c.view().Name, err)
+				return fmt.Errorf("cannot remove container %q: could not kill container: %w", o.called, err)
 			}
 		}
 		c.op.Lock()
@@ -75,24 +81,24 @@ func (s *Service) remove(ctx context.Context, c *item, o removal) error {
 			err = errors.Join(err, saveErr)
 		}
 		c.notify(false, err.Error())
-		return fmt.Errorf("cannot remove container %q: %w", "/"+c.view().Name, err)
+		return fmt.Errorf("cannot remove container %q: %w", o.called, err)
 	}
 	return nil
 }
 
 // beginRemoval takes the only turn at removing a container.
-func (c *item) beginRemoval(force bool) error {
+func (c *item) beginRemoval(o removal) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v := *c.now.Load()
 	if v.State.Removing {
-		return conflict("removal of container %s is already in progress", v.ID)
+		return conflict("removal of container %s is already in progress", o.called)
 	}
-	if v.State.Running && !force {
+	if v.State.Running && !o.force {
 		if v.State.Paused {
-			return conflict("cannot remove container %q: container is paused and must be unpaused first", "/"+v.Name)
+			return conflict("cannot remove container %q: container is paused and must be unpaused first", o.called)
 		}
-		return conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", "/"+v.Name, v.State.Status())
+		return conflict("cannot remove container %q: container is %s: stop the container before removing or force remove", o.called, v.State.Status())
 	}
 	v.State.Removing = true
 	c.now.Store(&v)

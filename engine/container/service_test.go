@@ -269,7 +269,7 @@ func TestLifecycle(t *testing.T) {
 	if got.State.Status != "running" || got.State.Pid != 4242 || got.NetworkSettings.Networks["bridge"].IPAddress.String() != "172.30.0.2" {
 		t.Errorf("running: %+v %+v", got.State, got.NetworkSettings.Networks["bridge"])
 	}
-	if m := message(a.want(409, "DELETE", "/containers/web", nil)); m != `cannot remove container "/web": container is running: stop the container before removing or force remove` {
+	if m := message(a.want(409, "DELETE", "/containers/web", nil)); m != `cannot remove container "web": container is running: stop the container before removing or force remove` {
 		t.Error(m)
 	}
 	a.want(204, "POST", "/containers/web/pause", nil)
@@ -372,7 +372,7 @@ func TestStartFailure(t *testing.T) {
 	a := newAPI(t)
 	id := a.create("xx", container.Config{Cmd: []string{"missing"}}, nil)
 	m := message(a.want(400, "POST", "/containers/xx/start", nil))
-	if m != `failed to create task for container: exec: "missing": executable file not found in $PATH: unknown` {
+	if m != `failed to create task for container: exec: "missing": executable file not found in $PATH` {
 		t.Error(m)
 	}
 	if got := a.inspectOf(id); got.State.ExitCode != 127 || got.State.Status != "created" || got.State.Error != m {

@@ -11,8 +11,11 @@ import (
 func ParseSignal(s string) (int, error) {
 	bad := invalid("invalid signal: %s", s)
 	if n, err := strconv.Atoi(s); err == nil {
-		if n < 1 || n > 64 {
+		if n == 0 {
 			return 0, bad
+		}
+		if n < 1 || n > 64 {
+			return 0, invalid("the linux daemon does not support signal %d", n)
 		}
 		return n, nil
 	}

@@ -174,7 +174,7 @@ func startError(name string, cause error) (int, error) {
 		}
 		return 128, fmt.Errorf("failed to start container: %w", cause)
 	}
-	text := se.Text
+	text := strings.TrimSuffix(se.Text, ": unknown") // containerd's class, which Docker does not show any more
 	switch {
 	case se.Code == 127 && !strings.Contains(text, "executable file not found") && !strings.Contains(text, "no such file or directory"):
 		text += ": executable file not found in $PATH"
@@ -183,9 +183,6 @@ func startError(name string, cause error) (int, error) {
 	}
 	if !strings.HasPrefix(text, "failed to create task for container") {
 		text = "failed to create task for container: " + text
-	}
-	if !strings.HasSuffix(text, ": unknown") {
-		text += ": unknown"
 	}
 	code := se.Code
 	if code == 126 || code == 127 {

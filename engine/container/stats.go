@@ -31,7 +31,7 @@ func (s *Service) handleStats(w http.ResponseWriter, r *http.Request, sc scope.S
 		return err
 	}
 	if !stream && !c.view().State.Running {
-		return httpapi.WriteJSON(w, http.StatusOK, &container.StatsResponse{ID: c.view().ID, Name: "/" + c.view().Name})
+		return httpapi.WriteJSON(w, http.StatusOK, &container.StatsResponse{ID: c.view().ID, Name: "/" + c.view().Name, OSType: "linux"})
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)

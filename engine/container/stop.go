@@ -135,6 +135,14 @@ func (s *Service) stop(ctx context.Context, c *item, o stopOptions) error {
 
 func (s *Service) handleKill(w http.ResponseWriter, r *http.Request, sc scope.Scope) error {
 	ref := r.PathValue("id")
+	if err := s.killCalled(r, sc, ref); err != nil {
+		return fmt.Errorf("cannot kill container: %s: %w", ref, err)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Service) killCalled(r *http.Request, sc scope.Scope, ref string) error {
 	signal := sigkill
 	if q := r.URL.Query().Get("signal"); q != "" {
 		n, err := ParseSignal(q)
@@ -149,15 +157,9 @@ func (s *Service) handleKill(w http.ResponseWriter, r *http.Request, sc scope.Sc
 	}
 	ctx := context.WithoutCancel(r.Context())
 	if signal == sigkill {
-		err = s.kill(ctx, c)
-	} else {
-		err = s.signal(ctx, c, signal)
+		return s.kill(ctx, c)
 	}
-	if err != nil {
-		return fmt.Errorf("cannot kill container: %s: %w", ref, err)
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return s.signal(ctx, c, signal)
 }
 
 // kill ends a container at once and waits until that is known.

@@ -26,7 +26,7 @@ func (s *Service) handleUpdate(w http.ResponseWriter, r *http.Request, sc scope.
 	if err := s.update(context.WithoutCancel(r.Context()), c, &req); err != nil {
 		return err
 	}
-	return httpapi.WriteJSON(w, http.StatusOK, container.UpdateResponse{Warnings: []string{}})
+	return httpapi.WriteJSON(w, http.StatusOK, container.UpdateResponse{})
 }
 
 // update changes limits and the restart policy; zero values leave what is.
@@ -36,6 +36,9 @@ func (s *Service) update(ctx context.Context, c *item, req *container.UpdateConf
 	v := c.view()
 	if v.State.Removing || v.State.Dead {
 		return conflict("Cannot update container %s: container is marked for removal and cannot be \"update\"", v.ID)
+	}
+	if err := exclusive(&v.Host.Resources, &req.Resources); err != nil {
+		return fmt.Errorf("Cannot update container %s: %w", v.ID, err) //nolint:staticcheck // Docker's text
 	}
 	hc := *v.Host
 	mergeResources(&hc.Resources, &req.Resources)
@@ -48,7 +51,7 @@ func (s *Service) update(ctx context.Context, c *item, req *container.UpdateConf
 			return invalid("%v", err)
 		}
 		if hc.AutoRemove && !req.RestartPolicy.IsNone() {
-			return invalid("Restart policy cannot be updated because AutoRemove is enabled for the container")
+			return conflict("Cannot update container %s: Restart policy cannot be updated because AutoRemove is enabled for the container", v.ID)
 		}
 		hc.RestartPolicy = req.RestartPolicy
 	}
@@ -67,6 +70,24 @@ func (s *Service) update(ctx context.Context, c *item, req *container.UpdateConf
 	}
 	failpoint.Hit("container.update.applied")
 	s.publish(c.view(), events.ActionUpdate)
+	return nil
+}
+
+// exclusive refuses to set processors in one way where they are set in the other.
+func exclusive(have, want *container.Resources) error {
+	for _, c := range []struct {
+		clash      bool
+		want, have string
+	}{
+		{want.NanoCPUs > 0 && have.CPUPeriod > 0, "Nano CPUs", "CPU Period"},
+		{want.NanoCPUs > 0 && have.CPUQuota > 0, "Nano CPUs", "CPU Quota"},
+		{want.CPUPeriod > 0 && have.NanoCPUs > 0, "CPU Period", "NanoCPUs"},
+		{want.CPUQuota > 0 && have.NanoCPUs > 0, "CPU Quota", "NanoCPUs"},
+	} {
+		if c.clash {
+			return conflict("Conflicting options: %s cannot be updated as %s has already been set", c.want, c.have)
+		}
+	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -105,6 +106,31 @@ func (f Filters) Bool(term string, byDefault bool) (bool, error) {
 		}
 	}
 	return false, NewError(errdefs.ErrInvalidArgument, "invalid filter '%s=%s'", term, f[term])
+}
+
+// Until reads the term "until": seconds since 1970, a duration before now, or a date. Absent, it is no time.
+func (f Filters) Until(now time.Time) (time.Time, error) {
+	switch len(f["until"]) {
+	case 0:
+		return time.Time{}, nil
+	case 1:
+	default:
+		return time.Time{}, NewError(errdefs.ErrInvalidArgument, "more than one until filter specified")
+	}
+	v := f["until"][0]
+	if d, err := time.ParseDuration(v); err == nil {
+		return now.Add(-d), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, v, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	if sec, err := strconv.ParseFloat(v, 64); err == nil && strings.Trim(v, "0123456789.") == "" {
+		return time.Unix(0, int64(sec*1e9)), nil
+	}
+	sec, _, _ := strings.Cut(v, ".")
+	return time.Time{}, NewError(errdefs.ErrInvalidArgument, "failed to parse value as time or duration: invalid seconds %q: invalid syntax", sec)
 }
 
 // VersionLess compares API versions such as 1.44; what is no version counts as the newest.

@@ -160,7 +160,8 @@ func Hijack(w http.ResponseWriter, r *http.Request, contentType string) (*Stream
 	if err != nil {
 		return nil, fmt.Errorf("hijack: %w", err)
 	}
-	head := "HTTP/1.1 200 OK\r\nContent-Type: " + contentType + "\r\n\r\n"
+	// Without an upgrade the older content type says nothing of the form, as with Docker.
+	head := "HTTP/1.1 200 OK\r\nContent-Type: " + RawStream + "\r\n\r\n"
 	if r.Header.Get("Upgrade") != "" {
 		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + contentType + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 	}

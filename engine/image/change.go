@@ -109,7 +109,7 @@ func applyChange(cfg *dockerspec.DockerOCIImageConfig, word, rest string) error 
 		}
 		cfg.OnBuild = append(append([]string{}, cfg.OnBuild...), rest)
 	default:
-		return badChange("%s is not a valid change command", strings.ToLower(word))
+		return badChange("%s is not a valid change command", strings.ToUpper(word))
 	}
 	return nil
 }

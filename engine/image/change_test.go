@@ -37,9 +37,9 @@ func TestApplyChanges(t *testing.T) {
 
 func TestApplyChangesRefuses(t *testing.T) {
 	for _, row := range []struct{ change, want string }{
-		{"RUN rm -rf /", "run is not a valid change command"},
-		{"FROM x", "from is not a valid change command"},
-		{"ADD x /", "add is not a valid change command"},
+		{"RUN rm -rf /", "RUN is not a valid change command"},
+		{"FROM x", "FROM is not a valid change command"},
+		{"ADD x /", "ADD is not a valid change command"},
 		{"ENV", "ENV requires at least one argument"},
 		{"ENV A", "ENV must have two arguments"},
 		{`ENV A="b`, "unterminated"},

@@ -56,7 +56,7 @@ func (s *Store) delete(ctx context.Context, tenant, ref string, force bool) ([]a
 			return s.untag(ctx, tenant, now, full)
 		}
 		if !force && len(users) > 0 {
-			return nil, conflict("unable to remove repository reference %q (must force) - container %s is using its referenced image %s",
+			return nil, conflict("unable to delete %s (must be forced) - container %s is using its referenced image %s",
 				familiar([]string{full})[0], shortID(users[0].ID), short(now.ID))
 		}
 	} else if err := mayDelete(now, users, force); err != nil {

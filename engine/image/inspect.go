@@ -32,6 +32,7 @@ func (s *Store) inspect(w http.ResponseWriter, r *http.Request, sc scope.Scope) 
 		out.Manifests = []api.ManifestSummary{s.manifestSummary(sc.Tenant, rec)}
 	}
 	if !httpapi.VersionLess(sc.Version, "1.52") {
+		out.GraphDriver = nil // there is none
 		return httpapi.WriteJSON(w, http.StatusOK, out)
 	}
 	old := legacyInspect{InspectResponse: out, Parent: rec.Parent.String(), Author: out.Author, Comment: out.Comment}

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"fmt"
 	"net/http"
 	"path"
 	"slices"
@@ -8,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	api "github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
@@ -47,6 +47,9 @@ func (s *Store) list(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 			}
 		}
 		sum := s.summary(rec, names, digests, shared)
+		if !httpapi.VersionLess(sc.Version, "1.48") {
+			sum.Descriptor = &rec.Manifest
+		}
 		out = append(out, sum)
 	}
 	if !httpapi.VersionLess(sc.Version, "1.44") {
@@ -84,6 +87,9 @@ func (s *Store) summary(rec *record, names, digests []string, shared map[digest.
 	}
 	if rec.Created.IsZero() {
 		sum.Created = 0
+	}
+	if sum.Labels == nil {
+		sum.Labels = map[string]string{}
 	}
 	if shared != nil {
 		sum.SharedSize = 0
@@ -131,10 +137,8 @@ func (s *Store) selector(tenant string, f httpapi.Filters) (func(*record) bool, 
 			*b.at = rec.Created
 		}
 	}
-	for _, v := range f["until"] {
-		if until, err = s.parseUntil(v); err != nil {
-			return nil, err
-		}
+	if until, err = f.Until(s.cfg.Now()); err != nil {
+		return nil, fmt.Errorf("invalid value for 'until' filter: %w", err)
 	}
 	return func(r *record) bool {
 		switch {
@@ -148,22 +152,6 @@ func (s *Store) selector(tenant string, f httpapi.Filters) (func(*record) bool, 
 		}
 		return false
 	}, nil
-}
-
-// parseUntil reads a Unix time, an RFC 3339 time or a duration before now.
-func (s *Store) parseUntil(v string) (time.Time, error) {
-	if d, err := time.ParseDuration(v); err == nil {
-		return s.cfg.Now().Add(-d), nil
-	}
-	if f, err := strconv.ParseFloat(v, 64); err == nil {
-		return time.Unix(0, int64(f*1e9)), nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
-		if at, err := time.Parse(layout, v); err == nil {
-			return at, nil
-		}
-	}
-	return time.Time{}, httpapi.NewError(errdefs.ErrInvalidArgument, "invalid filter 'until=%s'", v)
 }
 
 // referenceMatches tells whether a full name fits one of Docker's patterns, such as busybox, busy*:1.* or */app.

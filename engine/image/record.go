@@ -142,7 +142,7 @@ func byName(mine map[digest.Digest]*record, named reference.Named) *record {
 
 func badReference(err error) error {
 	if errors.Is(err, reference.ErrNameContainsUppercase) {
-		return httpapi.NewError(errdefs.ErrInvalidArgument, "invalid reference format: repository name must be lowercase")
+		return httpapi.NewError(errdefs.ErrInvalidArgument, "%v", err)
 	}
 	return httpapi.NewError(errdefs.ErrInvalidArgument, "invalid reference format")
 }
@@ -154,7 +154,7 @@ func parseTarget(repo, tag string) (reference.NamedTagged, error) {
 		return nil, badReference(err)
 	}
 	if _, ok := named.(reference.Digested); ok {
-		return nil, httpapi.NewError(errdefs.ErrInvalidArgument, "refusing to create a tag with a digest reference")
+		return nil, httpapi.NewError(errdefs.ErrInvalidArgument, "cannot import digest reference")
 	}
 	if tag != "" {
 		if named, err = reference.WithTag(reference.TrimNamed(named), tag); err != nil {

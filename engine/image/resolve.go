@@ -24,6 +24,7 @@ type Image struct {
 	Size     int64    // bytes of all layers unpacked
 	Created  time.Time
 	Platform ocispec.Platform
+	Manifest ocispec.Descriptor
 }
 
 // Resolve finds a tenant's image by name, name@digest, id or unique id prefix. A platform ("linux/arm64"), if not empty,
@@ -113,7 +114,7 @@ func (s *Store) describe(ctx context.Context, tenant string, r *record, name str
 	if err != nil {
 		return Image{}, err
 	}
-	img := Image{ID: r.ID.String(), Name: name, Config: cfg.Config, Size: r.Size, Created: r.Created, Platform: r.Platform}
+	img := Image{ID: r.ID.String(), Name: name, Config: cfg.Config, Size: r.Size, Created: r.Created, Platform: r.Platform, Manifest: r.Manifest}
 	for i := len(r.Chains) - 1; i >= 0; i-- {
 		img.Layers = append(img.Layers, r.Chains[i].Encoded())
 	}

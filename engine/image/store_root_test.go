@@ -100,7 +100,7 @@ func TestDelete(t *testing.T) {
 
 	key := "a " + one.id()
 	s.users[key] = []ContainerRef{{ID: "0123456789abcdef", Running: true}}
-	conflictOf("/images/one:2", "unable to remove repository reference \\\"one:2\\\" (must force) - container 0123456789ab is using")
+	conflictOf("/images/one:2", "unable to delete one:2 (must be forced) - container 0123456789ab is using")
 	conflictOf("/images/"+one.id()+"?force=1", "(cannot be forced) - image is being used by running container 0123456789ab")
 	s.users[key][0].Running = false
 	conflictOf("/images/"+one.id(), "(must be forced) - image is being used by stopped container 0123456789ab")

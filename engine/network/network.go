@@ -139,8 +139,8 @@ func (s *Service) list(w http.ResponseWriter, r *http.Request, sc scope.Scope) e
 	if err != nil {
 		return err
 	}
-	if i := slices.IndexFunc(f["type"], func(t string) bool { return t != "builtin" && t != "custom" }); i >= 0 {
-		return httpapi.NewError(errdefs.ErrInvalidArgument, "invalid filter: 'type'='%s'", f["type"][i])
+	if slices.ContainsFunc(f["type"], func(t string) bool { return t != "builtin" && t != "custom" }) {
+		return httpapi.NewError(errdefs.ErrInvalidArgument, "invalid value for filter 'type': must be 'builtin' or 'custom'")
 	}
 	out := []api.Summary{}
 	for _, name := range []string{Bridge, None} {
@@ -192,7 +192,11 @@ func (s *Service) create(_ http.ResponseWriter, r *http.Request, _ scope.Scope) 
 
 // prune is complete: the networks that there are must stay.
 func (s *Service) prune(w http.ResponseWriter, r *http.Request, _ scope.Scope) error {
-	if _, err := httpapi.ParseFilters(r.URL.Query().Get("filters"), "label", "label!", "until"); err != nil {
+	f, err := httpapi.ParseFilters(r.URL.Query().Get("filters"), "label", "label!", "until")
+	if err != nil {
+		return err
+	}
+	if _, err := f.Until(time.Now()); err != nil {
 		return err
 	}
 	return httpapi.WriteJSON(w, http.StatusOK, struct{ NetworksDeleted []string }{})

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/api/types/volume"
@@ -41,8 +42,8 @@ func (s *Service) df(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 	}
 	modern := !httpapi.VersionLess(sc.Version, "1.52")
 	verbose, _ := strconv.ParseBool(q.Get("verbose")) // absent or odd: not verbose
-	// 1.52 had both forms, unless the items are in the new one.
-	old := !modern || !verbose && httpapi.VersionLess(sc.Version, "1.53")
+	// Both forms, unless the client shows that it knows the newer one, as Docker does for clients without a version.
+	old := !modern || !verbose
 
 	var u usage
 	du := &system.DiskUsage{}
@@ -80,25 +81,9 @@ func (s *Service) df(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 		}
 	}
 	if modern {
-		if !verbose {
-			withoutItems(du)
-		}
 		u.DiskUsage = du
 	}
 	return httpapi.WriteJSON(w, http.StatusOK, u)
-}
-
-// withoutItems leaves the sums only.
-func withoutItems(du *system.DiskUsage) {
-	if du.ContainerUsage != nil {
-		du.ContainerUsage.Items = nil
-	}
-	if du.ImageUsage != nil {
-		du.ImageUsage.Items = nil
-	}
-	if du.VolumeUsage != nil {
-		du.VolumeUsage.Items = nil
-	}
 }
 
 func containerUsage(list []container.Summary) *container.DiskUsage {
@@ -147,6 +132,7 @@ func volumeUsage(list []volume.Volume) *volume.DiskUsage {
 }
 
 // buildPrune reports that nothing was removed: no build cache exists.
-func (s *Service) buildPrune(w http.ResponseWriter, _ *http.Request, _ scope.Scope) error {
+func (s *Service) buildPrune(w http.ResponseWriter, _ *http.Request, sc scope.Scope) error {
+	s.cfg.Events.Publish(sc.Tenant, events.BuilderEventType, events.ActionPrune, "", map[string]string{"reclaimed": "0"})
 	return httpapi.WriteJSON(w, http.StatusOK, build.CachePruneReport{CachesDeleted: []string{}})
 }

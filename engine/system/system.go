@@ -12,6 +12,7 @@ import (
 	"net/http"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/volume"
 
@@ -41,7 +42,10 @@ type Volumes interface {
 }
 
 // Events is what this package needs of package event.
-type Events interface{ Listeners() int }
+type Events interface {
+	Listeners() int
+	Publish(tenant string, typ events.Type, action events.Action, id string, attributes map[string]string)
+}
 
 // Config is what a Service needs.
 type Config struct {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
@@ -25,8 +26,9 @@ import (
 
 type fake struct{}
 
-func (fake) Listeners() int   { return 4 }
-func (fake) Count(string) int { return 5 }
+func (fake) Listeners() int                                                        { return 4 }
+func (fake) Publish(string, events.Type, events.Action, string, map[string]string) {}
+func (fake) Count(string) int                                                      { return 5 }
 
 type fakeContainers struct{}
 

@@ -153,7 +153,7 @@ func TestWords(t *testing.T) {
 		{"POST", "/containers/create?name=a/b", "Invalid container name (a/b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"},
 		{"POST", "/containers/a/wait?condition=x", `invalid condition: "x"`},
 		{"POST", "/containers/a/resize", `invalid resize height "": invalid syntax`},
-		{"POST", "/exec/a/resize?h=1&w=-1", `invalid resize width "-1": invalid syntax`},
+		{"POST", "/exec/a/resize?h=1&w=-1", `invalid resize width "-1": value out of range`},
 		{"GET", "/containers/a/archive?path=", "bad parameter: path cannot be empty"},
 		{"GET", "/containers/a/logs?since=x", `invalid value for "since": invalid timestamp "x": invalid seconds "x": invalid syntax`},
 		{"GET", "/events?until=x", `invalid value for 'until': invalid timestamp "x": invalid seconds "x": invalid syntax`},

@@ -132,6 +132,9 @@ func matching(p route.Param, value string, re *regexp.Regexp, what string) (stri
 
 // wrong refuses a value in the words of the parameter, which are Docker's, or in general ones.
 func wrong(p route.Param, value, what string) error {
+	if _, err := strconv.ParseInt(value, 10, 64); p.Wrong != "" && err == nil {
+		return refusal.Decode(strings.Replace(p.Wrong, "invalid syntax", "value out of range", 1), value)
+	}
 	if p.Wrong != "" {
 		return refusal.Decode(p.Wrong, value)
 	}

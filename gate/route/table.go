@@ -129,7 +129,7 @@ var containerRoutes = []Route{
 }
 
 var execRoutes = []Route{
-	{Method: "POST", Pattern: "/exec/{id}/start", Op: "ExecStart", Role: Anyone, Stream: Upgrade, Body: body[container.ExecStartRequest]()},
+	{Method: "POST", Pattern: "/exec/{id}/start", Op: "ExecStart", Role: Anyone, Stream: Upgrade, Body: body[container.ExecStartRequest](), ZeroBody: true},
 	{Method: "POST", Pattern: "/exec/{id}/resize", Op: "ExecResize", Role: Anyone, Query: rows},
 	{Method: "GET", Pattern: "/exec/{id}/json", Op: "ExecInspect", Role: Anyone},
 }

@@ -71,7 +71,7 @@ func TestImageMount(t *testing.T) {
 			d.ok("stop", "-t", "0", name)
 		}
 		// It is in use, by a container that stands still as well.
-		d.fails(1, "must force", "rmi", tag)
+		d.fails(1, "must be forced", "rmi", tag)
 		d.fails(1, "must be forced", "rmi", id)
 		d.ok("start", name)
 		d.fails(1, "cannot be forced", "rmi", "-f", id)
