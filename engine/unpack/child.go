@@ -152,12 +152,16 @@ func openStream(r io.Reader, l Limits) (*stream, error) {
 	case bytes.HasPrefix(head, []byte("BZh")):
 		s.plain, err = bzip2.NewReader(buf), nil
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
-		return nil, invalid("xz compression is not supported")
+		s.plain, err = newXZ(buf)
 	default:
 		s.plain, err = buf, nil
 	}
+	var ref *refusal
+	if err != nil && !errors.As(err, &ref) {
+		err = invalid("decompress: %w", err)
+	}
 	if err != nil {
-		return nil, invalid("decompress: %w", err)
+		return nil, err
 	}
 	return s, nil
 }
@@ -178,7 +182,8 @@ func (s *stream) Read(p []byte) (int, error) {
 	if s.out > 1<<30 && s.out/s.limits.Ratio > s.in.n {
 		return n, tooMuch("layer decompresses to more than %d times its size", s.limits.Ratio)
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
+	var ref *refusal
+	if err != nil && !errors.Is(err, io.EOF) && !errors.As(err, &ref) {
 		return n, invalid("read layer: %w", err)
 	}
 	return n, err

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
 )
 
@@ -153,7 +154,8 @@ func TestLayer(t *testing.T) {
 	if err = errors.Join(err, zw.Close()); err != nil {
 		t.Fatal(err)
 	}
-	for name, blob := range map[string][]byte{"plain": plain, "gzip": gz.Bytes(), "zstd": zs.Bytes()} {
+	xzBlob := xzFile(t, xz.WriterConfig{BlockSize: 4096}, plain)
+	for name, blob := range map[string][]byte{"plain": plain, "gzip": gz.Bytes(), "zstd": zs.Bytes(), "xz": xzBlob} {
 		t.Run(name, func(t *testing.T) {
 			dir, _ := place(t)
 			res, err := layer(t, Limits{}, dir, blob)
@@ -280,6 +282,9 @@ func TestHostile(t *testing.T) {
 		{"link loop as parent", archive(t, link(tar.TypeSymlink, "l", "l"), file("l/x", "")), errdefs.ErrInvalidArgument},
 		{"no tar", []byte(strings.Repeat("x", 2000)), errdefs.ErrInvalidArgument},
 		{"truncated", archive(t, file("f", strings.Repeat("x", 5000)))[:3000], errdefs.ErrInvalidArgument},
+		{"broken xz", xzFile(t, xz.WriterConfig{}, archive(t, file("f", "x")))[:40], errdefs.ErrInvalidArgument},
+		{"xz bomb", xzFile(t, xz.WriterConfig{}, archive(t, file("zero", strings.Repeat("\x00", 2<<20)))), errdefs.ErrOutOfRange},
+		{"xz dictionary", []byte("\xfd7zXZ\x00\x00\x04\xe6\xd6\xb4\x46\x02\x00\x21\x01\x28\x00\x00\x00\x00\x00\x00\x00"), errdefs.ErrOutOfRange},
 		{"broken gzip", bomb.Bytes()[:12], errdefs.ErrInvalidArgument},
 		{"too many entries", archive(t, many...), errdefs.ErrOutOfRange},
 		{"too many bytes", archive(t, file("f", strings.Repeat("x", 2<<20))), errdefs.ErrOutOfRange},
