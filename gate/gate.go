@@ -117,7 +117,7 @@ func (g *Gate) Serve(ctx context.Context, l *net.UnixListener) error {
 		_ = s.Close()
 	})
 	defer stop()
-	err := s.Serve(newLimiter(l, maxConns, maxConnsPerUID, g.log))
+	err := s.Serve(newLimiter(l, maxConns, maxConnsPerUID, openFiles, g.log))
 	if errors.Is(err, http.ErrServerClosed) && ctx.Err() != nil {
 		return nil
 	}
