@@ -254,6 +254,8 @@ func (r *Runtime) dropSlot(s *slot) {
 		_, _ = s.shim.Do(ctx, shim.Request{Op: shim.OpRelease})
 		cancel()
 		s.shim.Close()
+	} else if s.cmd != nil {
+		_ = s.cmd.Process.Kill() // nobody has spoken to it, so it waits for somebody; an error means that it has ended
 	}
 	for _, f := range []*os.File{s.user, s.net, s.idmap} {
 		if f != nil {
@@ -276,8 +278,15 @@ func (r *Runtime) dropSlot(s *slot) {
 		failpoint.Hit("runtime.drop.detached")
 		r.removeCgroup(ctx, s.id)
 		failpoint.Hit("runtime.drop.cgroup")
-		if err := removeBundle(s.bundle); err != nil {
+		// Without a free descriptor it does not work for now (T-801).
+		for err := removeBundle(s.bundle); err != nil; err = removeBundle(s.bundle) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+				continue
+			}
 			r.log.Warn("remove bundle", "slot", s.id, "err", err)
+			break
 		}
 		failpoint.Hit("runtime.drop.bundle")
 		_ = os.RemoveAll(filepath.Join(r.cfg.Run, "r", s.id))
