@@ -130,11 +130,11 @@ func (s *soak) look(ctx context.Context, p place) (sample, error) {
 	for _, i := range st.Processes {
 		c[kindProcesses]++
 		if i.Name == "engine" {
-			c[kindMounts] = lines(fmt.Sprintf("/proc/%d/mountinfo", i.PID))
+			c[kindMounts] = lines(fmt.Sprintf("/proc/%d/mountinfo", i.PID), "/")
 			c[kindProcesses] += len(shims(i.PID))
 		}
 	}
-	c[kindHostMounts] = lines("/proc/self/mountinfo")
+	c[kindHostMounts] = lines("/proc/self/mountinfo", p.run, p.data)
 	return one, nil
 }
 
@@ -168,9 +168,16 @@ func files(dir string) int {
 	return n
 }
 
-func lines(path string) int {
+// lines counts the lines of a file that have one of the texts in them.
+func lines(path string, texts ...string) int {
 	data, _ := os.ReadFile(path)
-	return strings.Count(string(data), "\n")
+	n := 0
+	for line := range strings.Lines(string(data)) {
+		if slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(line, text) }) {
+			n++
+		}
+	}
+	return n
 }
 
 // shims lists the monitors of a server: same user namespace as its engine, and their program's name.
