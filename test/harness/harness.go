@@ -91,6 +91,7 @@ type Options struct {
 	Settings string // more lines of the configuration, before its tables
 	Tables   string // more tables of the configuration
 	Disk     string // size of a file system of its own for the data folder, such as "256m"; default: the host's
+	Inodes   int    // how many files that file system may have; 0: as many as it likes
 	NoImages bool   // do not load the demonstration images
 	// Before is called when no other server's tests run, and may change the options; After when the server is down.
 	Before func(*Options) error
@@ -170,7 +171,7 @@ func run(m *testing.M, o Options, code *int) (err error) {
 		if err := os.Mkdir(Data, 0o711); err != nil {
 			return err
 		}
-		if err := unix.Mount(Prefix, Data, "tmpfs", 0, "mode=0711,size="+o.Disk); err != nil {
+		if err := unix.Mount(Prefix, Data, "tmpfs", 0, fmt.Sprintf("mode=0711,size=%s,nr_inodes=%d", o.Disk, o.Inodes)); err != nil {
 			return fmt.Errorf("mount a disk of %s: %w", o.Disk, err)
 		}
 	}

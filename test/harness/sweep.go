@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -28,6 +29,16 @@ func (s *Server) sweep() error {
 // killRange kills every process with an id of our range. "stockade down" has ended all that it knows of; these would
 // be leaks.
 func killRange() error {
+	// Those that an interrupted test has paused would not end.
+	states, err := filepath.Glob("/sys/fs/cgroup/freezer/" + Prefix + "/*/freezer.state")
+	if err != nil {
+		return err
+	}
+	for _, state := range states {
+		if err := os.WriteFile(state, []byte("THAWED"), 0); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+	}
 	deadline := time.Now().Add(Patience)
 	for {
 		entries, err := os.ReadDir("/proc")
