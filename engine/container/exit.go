@@ -95,8 +95,8 @@ func (s *Service) publishEnd(v *view, task runtime.Task, exit runtime.Exit) {
 	if exit.OOM {
 		s.publish(v, events.ActionOOM)
 	}
-	s.publish(v, events.ActionDie, "exitCode", strconv.Itoa(exit.Code), "execDuration",
-		strconv.Itoa(int(exit.At.Sub(v.State.StartedAt).Seconds())))
+	ran := max(exit.At.Sub(v.State.StartedAt), 0) // the clock may have been set back
+	s.publish(v, events.ActionDie, "exitCode", strconv.Itoa(exit.Code), "execDuration", strconv.Itoa(int(ran.Seconds())))
 	s.publishNetwork(v, events.ActionDisconnect, task.Endpoint())
 	s.publishMounts(v, events.ActionUnmount)
 }

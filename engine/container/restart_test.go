@@ -114,6 +114,31 @@ func TestBackoffEndsAtOneMinuteAndBeginsAgain(t *testing.T) {
 	})
 }
 
+// T-801: a clock that was set back or forward while a container ran makes it neither wait for long nor restart without pause
+// more than once.
+func TestBackoffWhenTheClockJumps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close(t)
+		c := w.make(t, container.Config{Cmd: []string{"exit", "1"}}, policy("always", 0))
+		r := c.view().Record
+		started := time.Now().Round(0) // as read from its record: without the monotonic clock
+		r.State.StartedAt = started
+		exit := w.rtExit(1)
+		for _, step := range []struct {
+			jump, want time.Duration
+		}{
+			{0, 100 * time.Millisecond}, {0, 200 * time.Millisecond}, {-24 * time.Hour, 400 * time.Millisecond},
+			{-24 * time.Hour, 800 * time.Millisecond}, {24 * time.Hour, 100 * time.Millisecond}, {0, 200 * time.Millisecond},
+		} {
+			exit.At = started.Add(step.jump)
+			if again, wait := c.decide(&r, exit); !again || wait != step.want {
+				t.Errorf("jump of %v: %v %v, want %v", step.jump, again, wait, step.want)
+			}
+		}
+	})
+}
+
 func TestStopDuringBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

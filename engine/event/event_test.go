@@ -136,6 +136,44 @@ func TestFuture(t *testing.T) {
 	}
 }
 
+// T-801: a clock that is set back or forward loses no event and does not change their order, for those who listen and for
+// those who ask for the past.
+func TestClockJumps(t *testing.T) {
+	at := time.Unix(100_000, 0)
+	b := New(func() time.Time { return at })
+	all := func(events.Message) bool { return true }
+	_, live := b.subscribe("a", 0, 0, all, func() {})
+	var want []string
+	for i, jump := range []time.Duration{0, time.Second, -time.Hour, time.Second, 2 * time.Hour, -3 * time.Hour} {
+		at = at.Add(jump)
+		b.Publish("a", events.VolumeEventType, events.ActionCreate, fmt.Sprint(i), nil)
+		want = append(want, fmt.Sprint(i))
+	}
+	past, _ := b.subscribe("a", 1, 0, all, func() {})
+	var heard, told []string
+	last := int64(0)
+	for _, m := range past {
+		told = append(told, m.Actor.ID)
+		if m.TimeNano <= last {
+			t.Errorf("event %s is not after the one before", m.Actor.ID)
+		}
+		last = m.TimeNano
+	}
+	for range want {
+		heard = append(heard, (<-live.ch).Actor.ID)
+	}
+	if diff := cmp.Diff(want, told); diff != "" {
+		t.Error("the past: ", diff)
+	}
+	if diff := cmp.Diff(want, heard); diff != "" {
+		t.Error("live: ", diff)
+	}
+	// Before the jumps nothing is added to, and what came after is not mixed in.
+	if old, _ := b.subscribe("a", 1, time.Unix(100_000, 0).UnixNano(), all, func() {}); len(old) != 1 || old[0].Actor.ID != "0" {
+		t.Errorf("until the first event: %+v", old)
+	}
+}
+
 func TestHistoryIsBounded(t *testing.T) {
 	b := New(time.Now)
 	for i := range history + 10 {
