@@ -198,6 +198,9 @@ func (r *Runtime) makeNamespaces(ctx context.Context, s *slot, n *Network) error
 	return configureLink(s.net, s.endpoint)
 }
 
+// shimEnv keeps a monitor, of which there is one per container, small: each thread of Go's runtime has its own stacks.
+var shimEnv = []string{"GOMAXPROCS=1"}
+
 // startMonitor starts the monitor and puts its stub into the slot's cgroup.
 func (r *Runtime) startMonitor(ctx context.Context, s *slot) error {
 	// Bound through a short path: the address of a Unix socket has at most 107 bytes.
@@ -213,7 +216,7 @@ func (r *Runtime) startMonitor(ctx context.Context, s *slot) error {
 	}
 	defer file.Close()
 	cmd := &exec.Cmd{
-		Path: r.cfg.ShimPath, Args: []string{"stockade-shim", s.bundle}, Env: []string{},
+		Path: r.cfg.ShimPath, Args: []string{"stockade-shim", s.bundle}, Env: shimEnv,
 		ExtraFiles: []*os.File{file}, Stderr: os.Stderr, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	if err := cmd.Start(); err != nil {

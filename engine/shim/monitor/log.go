@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"stockade/engine/shim"
 )
@@ -25,6 +24,10 @@ type logWriter struct {
 	partial [3][]byte
 	out     []byte
 	failed  bool
+
+	ending    []byte // see end
+	endStream byte
+	endTime   time.Time
 }
 
 func openLog(cfg shim.Log) (*logWriter, error) {
@@ -175,50 +178,27 @@ func (w *logWriter) Close() {
 	}
 }
 
-const hex = "0123456789abcdef"
-
 // entry appends one line of the json-file format to w.out.
 func (w *logWriter) entry(stream byte, line []byte, now time.Time) {
 	b := append(w.out, `{"log":"`...)
-	for i := 0; i < len(line); {
-		c := line[i]
-		switch {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c == '\n':
-			b = append(b, '\\', 'n')
-		case c == '\r':
-			b = append(b, '\\', 'r')
-		case c == '\t':
-			b = append(b, '\\', 't')
-		case c < 0x20 || c == '<' || c == '>' || c == '&' || c == 0x7f:
-			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-		case c < utf8.RuneSelf:
-			b = append(b, c)
-		default:
-			r, n := utf8.DecodeRune(line[i:])
-			switch {
-			case r == utf8.RuneError && n == 1:
-				b = append(b, `\ufffd`...)
-			case r == '\u2028' || r == '\u2029':
-				b = append(b, `\u202`...)
-				b = append(b, hex[r&15])
-			default:
-				b = append(b, line[i:i+n]...)
-			}
-			i += n
-			continue
-		}
-		i++
+	b = shim.AppendEscaped(b, line)
+	if w.endStream != stream || !w.endTime.Equal(now) {
+		w.end(stream, now)
 	}
-	b = append(b, `","stream":"`...)
+	w.out = append(b, w.ending...)
+}
+
+// end makes what follows the text of an entry: the same for all lines that arrive together.
+func (w *logWriter) end(stream byte, now time.Time) {
+	name := "stdout"
 	if stream == stderr {
-		b = append(b, `stderr",`...)
-	} else {
-		b = append(b, `stdout",`...)
+		name = "stderr"
 	}
+	b := append(w.ending[:0], `","stream":"`...)
+	b = append(b, name...)
+	b = append(b, `",`...)
 	b = append(b, w.attrs...)
 	b = append(b, `"time":"`...)
 	b = now.AppendFormat(b, time.RFC3339Nano)
-	w.out = append(b, "\"}\n"...)
+	w.ending, w.endStream, w.endTime = append(b, "\"}\n"...), stream, now
 }

@@ -18,7 +18,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -47,7 +46,8 @@ func Main(args []string) error {
 func stub() error {
 	pipe := os.NewFile(shim.GoFD, "go")
 	var order stubOrder
-	if err := json.NewDecoder(pipe).Decode(&order); err != nil {
+	text, err := io.ReadAll(pipe)
+	if err != nil || !order.parse(string(text)) {
 		return nil // the monitor is gone
 	}
 	pipe.Close()
@@ -64,9 +64,29 @@ func stub() error {
 	return syscall.Exec(order.Argv[0], order.Argv, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})
 }
 
+// stubOrder is written as its strings, each with a zero byte after it, and one more at the end: an order without that is
+// not whole.
 type stubOrder struct {
-	Argv    []string `json:"argv"`
-	NoStdin bool     `json:"noStdin,omitempty"`
+	Argv    []string
+	NoStdin bool
+}
+
+func (o stubOrder) text() string {
+	first := "-"
+	if o.NoStdin {
+		first = "n"
+	}
+	return first + "\x00" + strings.Join(o.Argv, "\x00") + "\x00\x00"
+}
+
+func (o *stubOrder) parse(text string) bool {
+	text, ok := strings.CutSuffix(text, "\x00\x00")
+	parts := strings.Split(text, "\x00")
+	if !ok || len(parts) < 2 {
+		return false
+	}
+	o.NoStdin, o.Argv = parts[0] == "n", parts[1:]
+	return true
 }
 
 type monitor struct {
@@ -90,7 +110,6 @@ type monitor struct {
 func run(bundle string) error {
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(32 << 20)
-	runtime.GOMAXPROCS(2)
 	if err := os.Chdir(bundle); err != nil {
 		return err
 	}
@@ -140,8 +159,8 @@ func (m *monitor) serve(conn *net.UnixConn) {
 	if err != nil {
 		return
 	}
-	var o shim.Open
-	if err := json.Unmarshal(line, &o); err != nil {
+	o, err := shim.ParseOpen(line)
+	if err != nil {
 		return
 	}
 	if o.Control {
@@ -155,7 +174,7 @@ func (m *monitor) serve(conn *net.UnixConn) {
 	}
 	m.mu.Unlock()
 	if p == nil {
-		_ = json.NewEncoder(conn).Encode(shim.Opened{Err: "no such exec"})
+		_, _ = conn.Write(shim.AppendOpened(nil, shim.Opened{Err: "no such exec"}))
 		return
 	}
 	p.serveStream(conn, r, o)
@@ -166,16 +185,16 @@ type control struct {
 	conn net.Conn
 }
 
-func (c *control) send(v any) {
+func (c *control) send(ev shim.Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_ = c.conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
-	if err := json.NewEncoder(c.conn).Encode(v); err != nil {
+	if _, err := c.conn.Write(shim.AppendEvent(nil, ev)); err != nil {
 		c.conn.Close()
 	}
 }
 
-func (m *monitor) serveControl(conn net.Conn, r io.Reader) {
+func (m *monitor) serveControl(conn net.Conn, r *bufio.Reader) {
 	c := &control{conn: conn}
 	m.mu.Lock()
 	hello := shim.Opened{StubPID: m.main.stub, Exit: m.exit}
@@ -185,13 +204,16 @@ func (m *monitor) serveControl(conn net.Conn, r io.Reader) {
 	c.mu.Lock() // the hello goes first
 	m.controls[c] = true
 	m.mu.Unlock()
-	err := json.NewEncoder(conn).Encode(hello)
+	_, err := conn.Write(shim.AppendOpened(nil, hello))
 	c.mu.Unlock()
 	if err == nil {
-		d := json.NewDecoder(r)
 		for {
-			var req shim.Request
-			if d.Decode(&req) != nil {
+			line, err := r.ReadBytes('\n')
+			if err != nil {
+				break
+			}
+			req, err := shim.ParseRequest(line)
+			if err != nil {
 				break
 			}
 			if req.Op == shim.OpRelease {
@@ -324,7 +346,7 @@ func (m *monitor) create(c *shim.Create) (int, error) {
 		lw.Close()
 		failpoint.Hit("shim.exit.record")
 		// The file first: what was told must be found again.
-		if err := writeFile(shim.ExitFile, exit); err != nil {
+		if err := writeFile(shim.ExitFile, shim.AppendExit(nil, exit)); err != nil {
 			fmt.Fprintln(os.Stderr, "stockade-shim: record exit:", err)
 		}
 		failpoint.Hit("shim.exit.recorded")
@@ -433,11 +455,7 @@ func toExit(ws syscall.WaitStatus) shim.Exit {
 	return shim.Exit{Code: code, At: time.Now().UTC()}
 }
 
-func writeFile(name string, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
+func writeFile(name string, data []byte) error {
 	tmp := name + ".tmp"
 	if err := os.WriteFile(tmp, data, 0o600); err != nil {
 		return err

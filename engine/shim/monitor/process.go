@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -140,7 +139,7 @@ func (p *process) launch(r shim.Run) (int, error) {
 	// SECURITY(T-501): the runtime exchanges /dev/null for the container's own in a first process only. In an exec it would be
 	// an open file of our mounts, so an exec keeps the pipe, which has ended.
 	noStdin := (!r.Stdin || r.TTY) && p == p.m.main
-	if err := json.NewEncoder(p.goW).Encode(stubOrder{Argv: r.Argv, NoStdin: noStdin}); err != nil {
+	if _, err := p.goW.WriteString(stubOrder{Argv: r.Argv, NoStdin: noStdin}.text()); err != nil {
 		return 0, fmt.Errorf("order to stub: %w", err)
 	}
 	p.goW.Close()
@@ -315,7 +314,7 @@ const (
 // container's output back, as a terminal would; the log is complete in any case.
 func (p *process) pump(f *os.File, stream byte) {
 	defer p.copiers.Done()
-	buf := make([]byte, 8+32<<10)
+	buf := make([]byte, 8+64<<10) // as much as a pipe holds
 	for {
 		n, err := f.Read(buf[8:])
 		if n > 0 {
@@ -369,12 +368,12 @@ func (p *process) serveStream(conn *net.UnixConn, r *bufio.Reader, o shim.Open) 
 	if p.over {
 		p.mu.Unlock()
 		c.mu.Unlock()
-		_ = json.NewEncoder(conn).Encode(shim.Opened{})
+		_, _ = conn.Write(shim.AppendOpened(nil, shim.Opened{}))
 		return
 	}
 	p.clients[c] = true
 	p.mu.Unlock()
-	err := json.NewEncoder(conn).Encode(shim.Opened{})
+	_, err := conn.Write(shim.AppendOpened(nil, shim.Opened{}))
 	c.mu.Unlock()
 	if err == nil {
 		p.feed(r, o.Stdin)
