@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -63,6 +65,11 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	unlock, err := lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := sweep(); err != nil {
 		return fmt.Errorf("remove what an earlier run left: %w", err)
 	}
@@ -91,6 +98,18 @@ func run(ctx context.Context) (err error) {
 		fmt.Fprintf(os.Stderr, "bench: %s took %.0f s\n", m.name, time.Since(began).Seconds())
 	}
 	return t.end()
+}
+
+// lock keeps two runs from taking each other down.
+func lock() (func(), error) {
+	f, err := os.OpenFile("/run/stockade-bench.lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("another bench runs: %w", err)
+	}
+	return func() { _ = f.Close() }, nil
 }
 
 // start starts every server and loads the image.

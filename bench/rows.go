@@ -174,28 +174,41 @@ func measureCPU(ctx context.Context, b *bench) (_ []result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, enter(".", os.Getpid())) }()
-	return one(ctx, row{
-		name: "cpu", what: "CPU time of docker run --rm busybox true, client, server and runtime", unit: "ms",
+	shares := map[string][]float64{} // of the server and its containers alone
+	r := row{
+		name: "cpu", what: "CPU time of docker run --rm busybox true: client, server and runtime", unit: "ms",
 		bars: []bar{{against: name29, most: 0.35}, {against: name20, most: 0.35}}, rounds: 3, sides: b.servers,
 		round: func(ctx context.Context, s *side) (float64, error) {
-			used := func() (total float64, err error) {
-				for _, g := range []string{client, s.group, s.parent} {
+			used := func() (own, all float64, err error) {
+				for _, g := range []string{s.group, s.parent, client} {
 					ms, gerr := cpu(g)
-					total, err = total+ms, errors.Join(err, gerr)
+					if all, err = all+ms, errors.Join(err, gerr); g != client {
+						own += ms
+					}
 				}
-				return total, err
+				return own, all, err
 			}
-			before, err := used()
+			own, all, err := used()
 			for range n {
 				if err == nil {
 					err = cli(ctx, s, "run", "--rm", image, "true")
 				}
 			}
 			time.Sleep(time.Second) // what is done after the answer counts, too
-			after, aerr := used()
-			return (after - before) / n, errors.Join(err, aerr)
+			ownAfter, allAfter, aerr := used()
+			shares[s.name] = append(shares[s.name], (ownAfter-own)/n)
+			return (allAfter - all) / n, errors.Join(err, aerr)
 		},
-	})
+	}
+	whole, err := r.alternate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	server := result{name: "cpu-server", what: "the same without the client", unit: "ms", values: map[string]float64{}}
+	for name, v := range shares {
+		server.values[name] = median(v)
+	}
+	return []result{whole, server}, nil
 }
 
 func measureMemory(ctx context.Context, b *bench) ([]result, error) {
