@@ -158,12 +158,14 @@ type systemImages struct{ e *engine }
 
 func (s systemImages) Count(tenant string) int { return s.e.images.Count(tenant) }
 
-func (s systemImages) Usage(_ context.Context, tenant string) ([]apiimage.Summary, int64, error) {
+func (s systemImages) Usage(_ context.Context, tenant string) (list []apiimage.Summary, layers, inUse int64, _ error) {
 	used := map[string]int64{}
 	s.e.containers.Each(tenant, func(c container.Info) { used[c.Image]++ })
-	list := s.e.images.Summaries(tenant)
+	list = s.e.images.Summaries(tenant)
 	for i := range list {
 		list[i].Containers = used[list[i].ID]
 	}
-	return list, s.e.images.LayersSize(tenant), nil
+	layers = s.e.images.SizeOf(tenant, func(string) bool { return true })
+	inUse = s.e.images.SizeOf(tenant, func(id string) bool { return used[id] > 0 })
+	return list, layers, inUse, nil
 }

@@ -178,7 +178,7 @@ func startError(name string, cause error) (int, error) {
 	switch {
 	case se.Code == 127 && !strings.Contains(text, "executable file not found") && !strings.Contains(text, "no such file or directory"):
 		text += ": executable file not found in $PATH"
-	case se.Code == 126 && !strings.Contains(text, "permission denied") && !strings.Contains(text, "a directory"): // is, is not
+	case se.Code == 126 && !strings.Contains(text, "permission denied") && !strings.Contains(text, "not a directory"):
 		text += ": permission denied"
 	}
 	if !strings.HasPrefix(text, "failed to create task for container") {

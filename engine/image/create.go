@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 
 	"github.com/containerd/platforms"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -45,7 +44,10 @@ func (s *Store) importTar(w http.ResponseWriter, r *http.Request, sc scope.Scope
 	if err != nil {
 		return err
 	}
-	s.event(sc.Tenant, events.ActionImport, rec, strings.Join(names, ""))
+	s.event(sc.Tenant, events.ActionImport, rec, "")
+	if len(names) > 0 {
+		s.event(sc.Tenant, events.ActionTag, rec, names[0])
+	}
 	newStream(w).status("", rec.ID.String())
 	return nil
 }

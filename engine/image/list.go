@@ -47,8 +47,8 @@ func (s *Store) list(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 			}
 		}
 		sum := s.summary(rec, names, digests, shared)
-		if !httpapi.VersionLess(sc.Version, "1.48") {
-			sum.Descriptor = &rec.Manifest
+		if httpapi.VersionLess(sc.Version, "1.48") {
+			sum.Descriptor = nil
 		}
 		out = append(out, sum)
 	}
@@ -83,7 +83,7 @@ func users(recs []*record) map[digest.Digest]int {
 func (s *Store) summary(rec *record, names, digests []string, shared map[digest.Digest]int) *api.Summary {
 	sum := &api.Summary{
 		ID: rec.ID.String(), ParentID: rec.Parent.String(), RepoTags: familiar(names), RepoDigests: familiar(digests),
-		Created: rec.Created.Unix(), Size: rec.Size, SharedSize: -1, Containers: -1, Labels: rec.Labels,
+		Created: rec.Created.Unix(), Size: rec.Size, SharedSize: -1, Containers: -1, Labels: rec.Labels, Descriptor: &rec.Manifest,
 	}
 	if rec.Created.IsZero() {
 		sum.Created = 0
@@ -100,6 +100,23 @@ func (s *Store) summary(rec *record, names, digests []string, shared map[digest.
 		}
 	}
 	return sum
+}
+
+// SizeOf returns the bytes of the layers of a tenant's images that keep chooses, each layer counted once.
+func (s *Store) SizeOf(tenant string, keep func(id string) bool) (n int64) {
+	seen := map[digest.Digest]bool{}
+	for _, r := range s.visible(tenant) {
+		if !keep(r.ID.String()) {
+			continue
+		}
+		for _, c := range r.Chains {
+			if l := s.layer(c); l != nil && !seen[c] {
+				seen[c] = true
+				n += l.Size
+			}
+		}
+	}
+	return n
 }
 
 // Summaries describes all of a tenant's images, with the size of layers that they share.

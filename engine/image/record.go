@@ -2,7 +2,6 @@ package image
 
 import (
 	"cmp"
-	"errors"
 	"regexp"
 	"slices"
 	"strings"
@@ -141,7 +140,7 @@ func byName(mine map[digest.Digest]*record, named reference.Named) *record {
 }
 
 func badReference(err error) error {
-	if errors.Is(err, reference.ErrNameContainsUppercase) {
+	if strings.HasPrefix(err.Error(), reference.ErrReferenceInvalidFormat.Error()) {
 		return httpapi.NewError(errdefs.ErrInvalidArgument, "%v", err)
 	}
 	return httpapi.NewError(errdefs.ErrInvalidArgument, "invalid reference format")

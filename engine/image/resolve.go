@@ -80,20 +80,6 @@ func (s *Store) Names(tenant, id string) []string {
 // Count returns the number of a tenant's images.
 func (s *Store) Count(tenant string) int { return len(s.visible(tenant)) }
 
-// LayersSize returns the bytes of all layers of a tenant's images, each counted once.
-func (s *Store) LayersSize(tenant string) (n int64) {
-	seen := map[digest.Digest]bool{}
-	for _, r := range s.visible(tenant) {
-		for _, c := range r.Chains {
-			if l := s.layer(c); l != nil && !seen[c] {
-				seen[c] = true
-				n += l.Size
-			}
-		}
-	}
-	return n
-}
-
 func (r *record) matches(ref, platform string) error {
 	if platform == "" {
 		return nil
@@ -115,6 +101,7 @@ func (s *Store) describe(ctx context.Context, tenant string, r *record, name str
 		return Image{}, err
 	}
 	img := Image{ID: r.ID.String(), Name: name, Config: cfg.Config, Size: r.Size, Created: r.Created, Platform: r.Platform, Manifest: r.Manifest}
+	img.Manifest.Platform = &ocispec.Platform{OS: r.Platform.OS, Architecture: r.Platform.Architecture, Variant: r.Platform.Variant}
 	for i := len(r.Chains) - 1; i >= 0; i-- {
 		img.Layers = append(img.Layers, r.Chains[i].Encoded())
 	}

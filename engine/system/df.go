@@ -49,17 +49,25 @@ func (s *Service) df(w http.ResponseWriter, r *http.Request, sc scope.Scope) err
 	du := &system.DiskUsage{}
 	if want(system.ContainerObject) {
 		list := s.cfg.Containers.All(sc.Tenant, true)
+		for i := range list {
+			list[i].ImageManifestDescriptor = nil
+		}
 		du.ContainerUsage = containerUsage(list)
 		if old {
 			u.Containers = append([]container.Summary{}, list...)
 		}
 	}
 	if want(system.ImageObject) {
-		list, layers, err := s.cfg.Images.Usage(r.Context(), sc.Tenant)
+		list, layers, inUse, err := s.cfg.Images.Usage(r.Context(), sc.Tenant)
 		if err != nil {
 			return err
 		}
-		du.ImageUsage = imageUsage(list, layers)
+		for i := range list {
+			if httpapi.VersionLess(sc.Version, "1.48") {
+				list[i].Descriptor = nil
+			}
+		}
+		du.ImageUsage = imageUsage(list, layers, inUse)
 		if old {
 			u.LayersSize, u.Images = layers, append([]image.Summary{}, list...)
 		}
@@ -100,18 +108,13 @@ func containerUsage(list []container.Summary) *container.DiskUsage {
 	return du
 }
 
-func imageUsage(list []image.Summary, layers int64) *image.DiskUsage {
-	du := &image.DiskUsage{TotalCount: int64(len(list)), TotalSize: layers, Items: list}
-	used := int64(0)
+func imageUsage(list []image.Summary, layers, inUse int64) *image.DiskUsage {
+	du := &image.DiskUsage{TotalCount: int64(len(list)), TotalSize: layers, Items: list, Reclaimable: layers - inUse}
 	for _, i := range list {
 		if i.Containers > 0 {
 			du.ActiveCount++
-			if i.Size > 0 && i.SharedSize >= 0 {
-				used += i.Size - i.SharedSize
-			}
 		}
 	}
-	du.Reclaimable = max(0, layers-used)
 	return du
 }
 

@@ -30,9 +30,9 @@ type Containers interface {
 // Images is what this package needs of package image.
 type Images interface {
 	Count(tenant string) int
-	// Usage lists the tenant's images with Size, SharedSize and Containers filled in, and the bytes of all their layers,
-	// shared ones counted once.
-	Usage(ctx context.Context, tenant string) ([]image.Summary, int64, error)
+	// Usage lists the tenant's images with Size, SharedSize and Containers filled in, and the bytes of all their layers and
+	// of those that containers use, shared ones counted once.
+	Usage(ctx context.Context, tenant string) (list []image.Summary, layers, inUse int64, err error)
 }
 
 // Volumes is what this package needs of package volume.

@@ -44,8 +44,8 @@ func (fakeContainers) All(_ string, size bool) []container.Summary {
 
 type fakeImages struct{ fake }
 
-func (fakeImages) Usage(context.Context, string) ([]image.Summary, int64, error) {
-	return []image.Summary{{ID: "i", Size: 100, SharedSize: 40, Containers: 1}, {ID: "j", Size: 50, SharedSize: 40}}, 110, nil
+func (fakeImages) Usage(context.Context, string) ([]image.Summary, int64, int64, error) {
+	return []image.Summary{{ID: "i", Size: 100, SharedSize: 40, Containers: 1}, {ID: "j", Size: 50, SharedSize: 40}}, 110, 100, nil
 }
 
 type fakeVolumes struct{}
@@ -156,8 +156,8 @@ func TestDiskUsage(t *testing.T) {
 	if du := containerUsage(fakeContainers{}.All("", true)); du.ActiveCount != 2 || du.TotalSize != 15 || du.Reclaimable != 10 {
 		t.Errorf("%+v", du)
 	}
-	du := imageUsage([]image.Summary{{Size: 100, SharedSize: 40, Containers: 1}, {Size: 50, SharedSize: 40}}, 110)
-	if du.ActiveCount != 1 || du.Reclaimable != 50 {
+	du := imageUsage([]image.Summary{{Size: 100, SharedSize: 40, Containers: 1}, {Size: 50, SharedSize: 40}}, 110, 100)
+	if du.ActiveCount != 1 || du.Reclaimable != 10 {
 		t.Errorf("%+v", du)
 	}
 }

@@ -1,7 +1,9 @@
 package spec
 
 import (
+	"os"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -53,7 +55,55 @@ func CheckResources(r *container.Resources) error {
 	case !cpuList(r.CpusetMems):
 		return invalid("Invalid value %s for cpuset mems", r.CpusetMems)
 	}
+	if have, ok := online(r.CpusetCpus, "/sys/devices/system/cpu/online"); !ok {
+		return invalid("Requested CPUs are not available - requested %s, available: %s", r.CpusetCpus, have)
+	}
+	if have, ok := online(r.CpusetMems, "/sys/devices/system/node/online"); !ok {
+		return invalid("Requested memory nodes are not available - requested %s, available: %s", r.CpusetMems, have)
+	}
 	return nil
+}
+
+// online tells whether the kernel's list in a file has all that is wanted. What cannot be read refuses nothing: the
+// control group will.
+func online(want, file string) (have string, ok bool) {
+	if want == "" {
+		return "", true
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", true
+	}
+	have = strings.TrimSpace(string(data))
+	there := numbers(have)
+	for n := range numbers(want) {
+		if !there[n] {
+			return have, false
+		}
+	}
+	return have, true
+}
+
+// numbers reads a list such as 0-2,7. Of a range only the beginning and the end are looked at, whatever its length.
+func numbers(list string) map[int]bool {
+	const most = 4096
+	out := map[int]bool{}
+	for part := range strings.SplitSeq(list, ",") {
+		from, to, ranged := strings.Cut(part, "-")
+		if !ranged {
+			to = from
+		}
+		a, errA := strconv.Atoi(from)
+		b, errB := strconv.Atoi(to)
+		if errA != nil || errB != nil {
+			continue
+		}
+		out[a], out[b] = true, true
+		for n := a; n < b && n < a+most; n++ {
+			out[n] = true
+		}
+	}
+	return out
 }
 
 func cpuList(s string) bool {
