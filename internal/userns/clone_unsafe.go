@@ -21,7 +21,8 @@ const noNamespace = ^uintptr(0)
 // Without ns it becomes dumpable: after any change of credentials (or by choice) this process is not, and then the
 // /proc files of its child, uid_map among them, belong to root. The child has this process's uid in a namespace of this
 // process's, so nobody else can trace it. With ns it enters that user namespace, whose owner would have power over it,
-// so there it must not be dumpable. It keeps no descriptor but fd.
+// so there it must not be dumpable; the namespaces of unshare (CLONE_NEW…) are made there and belong to it. It keeps no
+// descriptor but fd.
 //
 // SAFETY: clone without CLONE_VM gives the child its own copy of the address space with this one thread in it. It makes
 // raw system calls only: no allocation, no stack growth (nosplit), no scheduler. ForkLock keeps other threads from
@@ -29,7 +30,7 @@ const noNamespace = ^uintptr(0)
 //
 //go:norace
 //go:nosplit
-func clone(flags, ns, fd uintptr) (pid uintptr, errno syscall.Errno) {
+func clone(flags, ns, unshare, fd uintptr) (pid uintptr, errno syscall.Errno) {
 	pid, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, flags|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 || pid != 0 {
 		return pid, errno
@@ -38,6 +39,13 @@ func clone(flags, ns, fd uintptr) (pid uintptr, errno syscall.Errno) {
 	if ns != noNamespace {
 		dumpable = 0
 		if _, _, errno := syscall.RawSyscall(unix.SYS_SETNS, ns, unix.CLONE_NEWUSER, 0); errno != 0 {
+			for {
+				syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
+			}
+		}
+	}
+	if unshare != 0 {
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_UNSHARE, unshare, 0, 0); errno != 0 {
 			for {
 				syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 1, 0, 0)
 			}
@@ -55,14 +63,14 @@ func clone(flags, ns, fd uintptr) (pid uintptr, errno syscall.Errno) {
 	}
 }
 
-func pausedChild(flags, ns uintptr) (int, error) {
+func pausedChild(flags, ns, unshare uintptr) (int, error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return 0, err
 	}
 	defer unix.Close(pipe[0])
 	syscall.ForkLock.Lock()
-	pid, errno := clone(flags, ns, uintptr(pipe[1]))
+	pid, errno := clone(flags, ns, unshare, uintptr(pipe[1]))
 	syscall.ForkLock.Unlock()
 	unix.Close(pipe[1]) // when the child dies early the read ends
 	if errno != 0 {

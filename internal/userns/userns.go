@@ -37,7 +37,7 @@ func Create(flags uintptr, uids, gids []Map, names ...string) (map[string]*os.Fi
 	// signal, too, belongs to this thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	pid, err := pausedChild(unix.CLONE_NEWUSER|flags, noNamespace)
+	pid, err := pausedChild(unix.CLONE_NEWUSER|flags, noNamespace, 0)
 	if err != nil {
 		return nil, fmt.Errorf("clone: %w", err)
 	}
@@ -49,8 +49,27 @@ func Create(flags uintptr, uids, gids []Map, names ...string) (map[string]*os.Fi
 	if err := os.WriteFile(proc+"gid_map", format(gids), 0); err != nil {
 		return nil, fmt.Errorf("write gid_map: %w", err)
 	}
+	return open(proc, append([]string{"user"}, names...))
+}
+
+// CreateIn makes the namespaces of the given flags inside user namespace f, which owns them, and returns their files by
+// their /proc name. The caller needs CAP_SYS_ADMIN over f.
+func CreateIn(f *os.File, flags uintptr, names ...string) (map[string]*os.File, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, err := pausedChild(0, f.Fd(), flags)
+	runtime.KeepAlive(f)
+	if err != nil {
+		return nil, fmt.Errorf("enter user namespace: %w", err)
+	}
+	defer end(pid)
+	return open("/proc/"+strconv.Itoa(pid)+"/", names)
+}
+
+// open opens namespaces of the process whose /proc folder is proc.
+func open(proc string, names []string) (map[string]*os.File, error) {
 	files := map[string]*os.File{}
-	for _, name := range append([]string{"user"}, names...) {
+	for _, name := range names {
 		f, err := os.Open(proc + "ns/" + name)
 		if err != nil {
 			for _, f := range files {
@@ -68,7 +87,7 @@ func Create(flags uintptr, uids, gids []Map, names ...string) (map[string]*os.Fi
 func Read(f *os.File) (uids, gids []Map, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	pid, err := pausedChild(0, f.Fd())
+	pid, err := pausedChild(0, f.Fd(), 0)
 	runtime.KeepAlive(f)
 	if err != nil {
 		return nil, nil, fmt.Errorf("enter user namespace: %w", err)

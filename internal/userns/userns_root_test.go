@@ -65,6 +65,37 @@ func TestCreateWhenNotDumpable(t *testing.T) {
 	}
 }
 
+func TestCreateIn(t *testing.T) {
+	maps := []Map{{0, 100000, 65536}}
+	files, err := Create(0, maps, maps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := files["user"]
+	defer user.Close()
+	made, err := CreateIn(user, unix.CLONE_NEWNET, "net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer made["net"].Close()
+	owner, err := Owner(made["net"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer owner.Close()
+	want, err := Identify(user, unix.CLONE_NEWUSER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Identify(owner, unix.CLONE_NEWUSER); err != nil || got != want {
+		t.Errorf("owner is %v (%v), want %v", got, err, want)
+	}
+	if files, err := CreateIn(made["net"], unix.CLONE_NEWNET, "net"); err == nil {
+		files["net"].Close()
+		t.Error("a network namespace passed as a user namespace")
+	}
+}
+
 // SECURITY(T-702): whoever owns the namespace that Read's child enters must not get hold of the child, a copy of this
 // process.
 func TestChildIsClosedToTheNamespace(t *testing.T) {
@@ -75,7 +106,7 @@ func TestChildIsClosedToTheNamespace(t *testing.T) {
 	}
 	ns := files["user"]
 	defer ns.Close()
-	pid, err := pausedChild(0, ns.Fd())
+	pid, err := pausedChild(0, ns.Fd(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
