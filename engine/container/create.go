@@ -69,6 +69,12 @@ func (s *Service) Create(ctx context.Context, sc scope.Scope, name, platform str
 	if hc == nil {
 		hc = &container.HostConfig{}
 	}
+	if err := checkJoin(&req); err != nil {
+		return nil, err
+	}
+	if err := s.nameTargets(sc, hc); err != nil {
+		return nil, err
+	}
 	img, warning, err := s.resolve(ctx, sc.Tenant, c.Image, platform)
 	if err != nil {
 		return nil, err
@@ -79,7 +85,7 @@ func (s *Service) Create(ctx context.Context, sc scope.Scope, name, platform str
 	id := newID()
 	rec := &store.Record{
 		ID: id, Tenant: sc.Tenant, Created: time.Now().UTC(), Image: img.ID, ImageRef: c.Image, Platform: img.Platform.OS,
-		Manifest: img.Manifest, ImageSize: img.Size, Layers: img.Layers, Config: c, Host: hc,
+		Manifest: img.Manifest, ImageSize: img.Size, Layers: img.Layers, Config: c, Host: hc, Creator: &sc.UID,
 	}
 	if rec.Platform == "" {
 		rec.Platform = "linux"
@@ -228,7 +234,7 @@ func defaults(c *container.Config, hc *container.HostConfig) error {
 	switch {
 	case hc.NetworkMode == "" || hc.NetworkMode.IsDefault():
 		hc.NetworkMode = network.NetworkBridge
-	case hc.NetworkMode.IsBridge() || hc.NetworkMode.IsNone():
+	case hc.NetworkMode.IsBridge() || hc.NetworkMode.IsNone() || hc.NetworkMode.IsContainer():
 	default:
 		return httpapi.NewError(errdefs.ErrNotFound, "network %s not found", hc.NetworkMode)
 	}

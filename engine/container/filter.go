@@ -186,6 +186,9 @@ func (s *Service) onNetwork(f *filter, v *view) bool {
 	if v.Host.NetworkMode.IsNone() {
 		return f.Exact("network", network.NetworkNone)
 	}
+	if v.Host.NetworkMode.IsContainer() {
+		return false
+	}
 	id, name, _, _ := s.cfg.Networks.Bridge(v.Tenant)
 	return f.Exact("network", name) || f.Prefix("network", id)
 }

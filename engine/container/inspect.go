@@ -114,6 +114,9 @@ func (s *Service) network(v *view, task runtime.Task) *container.NetworkSettings
 		ns.Networks[network.NetworkNone] = &network.EndpointSettings{}
 		return ns
 	}
+	if v.Host.NetworkMode.IsContainer() {
+		return ns
+	}
 	id, name, gateway, _ := s.cfg.Networks.Bridge(v.Tenant)
 	ep := &network.EndpointSettings{NetworkID: id}
 	ns.Networks[name] = ep

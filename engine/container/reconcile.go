@@ -53,8 +53,23 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	if err := s.removeFolders(known); err != nil {
 		return err
 	}
+	// What joins another container waits for that one's turn. References go from newer to older containers, never in a
+	// circle.
+	turns := map[string]chan struct{}{}
 	for _, c := range again {
-		s.background(func() { s.restartAtBoot(c) })
+		turns[c.view().ID] = make(chan struct{})
+	}
+	for _, c := range again {
+		s.background(func() {
+			v := c.view()
+			defer close(turns[v.ID])
+			for _, id := range joins(v.Host) {
+				if turn := turns[id]; turn != nil {
+					<-turn
+				}
+			}
+			s.restartAtBoot(c)
+		})
 	}
 	return nil
 }

@@ -75,7 +75,7 @@ func TestCrashSeesTheEnd(t *testing.T) {
 func TestCrashDuringStart(t *testing.T) {
 	w := newWorld(t)
 	c := w.make(t, container.Config{}, container.HostConfig{})
-	rs, err := w.runtimeSpec(t.Context(), c.view())
+	rs, _, err := w.runtimeSpec(t.Context(), c.view())
 	if err != nil {
 		t.Fatal(err)
 	}

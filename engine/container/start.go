@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
 	"stockade/api/scope"
@@ -72,7 +73,7 @@ func (s *Service) start(ctx context.Context, c *item) error {
 // startLocked starts a container that does not run; the caller holds c.op. manual resets the restart count.
 func (s *Service) startLocked(ctx context.Context, c *item, manual bool) error {
 	v := c.view()
-	rs, err := s.runtimeSpec(ctx, v)
+	rs, config, err := s.runtimeSpec(ctx, v)
 	var task runtime.Task
 	if err == nil {
 		task, err = s.cfg.Runtime.Start(ctx, *rs, c.connect)
@@ -88,6 +89,7 @@ func (s *Service) startLocked(ctx context.Context, c *item, manual bool) error {
 		if manual {
 			st.RestartCount, st.ManuallyStopped = 0, false
 		}
+		v.Config = config
 		v.Task, v.Health = task, initialHealth(v.Config.Healthcheck)
 	})
 	if err != nil {
@@ -116,19 +118,31 @@ func (s *Service) began(c *item, task runtime.Task) {
 	s.background(func() { s.watch(c, task) })
 }
 
-// runtimeSpec translates a record for the runtime.
-func (s *Service) runtimeSpec(ctx context.Context, v *view) (*runtime.Spec, error) {
+// runtimeSpec translates a record for the runtime. The second value is the configuration of this start: who shares
+// another's network has its name.
+func (s *Service) runtimeSpec(ctx context.Context, v *view) (*runtime.Spec, *container.Config, error) {
+	join, network, err := s.joined(v)
+	if err != nil {
+		return nil, nil, err
+	}
+	config := v.Config
+	if network != nil {
+		c := *v.Config
+		c.Hostname, c.Domainname = network.Config.Hostname, network.Config.Domainname
+		config = &c
+	}
 	account, err := s.account(ctx, &v.Record, v.Config.User)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	_, _, gateway, _ := s.cfg.Networks.Bridge(v.Tenant)
-	return spec.Build(spec.Input{
-		ID: v.ID, Tenant: v.Tenant, Layers: v.Layers, Config: v.Config, HostConfig: v.Host, Mounts: v.Mounts, Account: account,
+	rs, err := spec.Build(spec.Input{
+		ID: v.ID, Tenant: v.Tenant, Creator: v.Creator, Join: join, Layers: v.Layers, Config: config, HostConfig: v.Host, Mounts: v.Mounts, Account: account,
 		MAC: v.MAC, Gateway: gateway, HostResolv: readResolv(), NofileHard: s.cfg.Settings.NofileHard, ABI32: s.cfg.Settings.ABI32, LogPath: v.LogPath,
 		LogAttrs: spec.LogAttrs(v.Host.LogConfig, v.Config), HasInit: s.cfg.Settings.InitPath != "",
-		NoNetwork: v.Host.NetworkMode.IsNone(), ConsoleSize: v.Host.ConsoleSize,
+		NoNetwork: v.Host.NetworkMode.IsNone() || network != nil, ConsoleSize: v.Host.ConsoleSize,
 	})
+	return rs, config, err
 }
 
 func readResolv() []byte {
@@ -169,7 +183,8 @@ func startError(name string, cause error) (int, error) {
 			return 128, &httpapi.Error{Class: errdefs.ErrInternal, Message: text}
 		}
 		var shown *httpapi.Error
-		if errors.As(cause, &shown) {
+		var join *runtime.JoinError
+		if errors.As(cause, &shown) || errors.As(cause, &join) {
 			return 128, cause
 		}
 		return 128, fmt.Errorf("failed to start container: %w", cause)

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -49,12 +50,16 @@ func (r *Runtime) writeConfig(t *task, s Spec) error {
 	}
 	linux.Resources, linux.CgroupsPath, linux.Devices = nil, "", nil
 	linux.UIDMappings, linux.GIDMappings = nil, nil
-	// SECURITY(T-302): every namespace is the container's own. By descriptor: the runtime opens them while we live.
+	// SECURITY(T-302): every namespace is the container's own, or one that joinSlot took from a container of its owner's.
 	linux.Namespaces = []specs.LinuxNamespace{
-		{Type: specs.UserNamespace, Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), t.slot.user.Fd())},
-		{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), t.slot.net.Fd())},
-		{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
-		{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+		namespace(specs.UserNamespace, t.slot.user), namespace(specs.NetworkNamespace, t.slot.net),
+		namespace(specs.PIDNamespace, t.slot.pid), namespace(specs.IPCNamespace, t.slot.ipc),
+		{Type: specs.UTSNamespace}, {Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+	}
+	if t.slot.shm != nil && !s.mountsAt("/dev/shm") {
+		shm := bind("/dev/shm", filepath.Join(t.slot.bundle, shmDir), false)
+		shm.Options = append(shm.Options, "nosuid", "noexec", "nodev")
+		mounts = append(mounts, shm)
 	}
 	if r.cfg.CgroupV2 {
 		mounts = append(mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}})
@@ -75,6 +80,21 @@ func (r *Runtime) writeConfig(t *task, s Spec) error {
 	slices.SortStableFunc(mounts, func(a, b specs.Mount) int { return depth(a.Destination) - depth(b.Destination) })
 	spec.Mounts, spec.Linux = mounts, &linux
 	return writeJSON(filepath.Join(t.slot.bundle, shim.ConfigFile), spec)
+}
+
+// namespace is one that the runtime makes, or joins when there is a file of it. By descriptor: it opens it while we live.
+func namespace(kind specs.LinuxNamespaceType, f *os.File) specs.LinuxNamespace {
+	ns := specs.LinuxNamespace{Type: kind}
+	if f != nil {
+		ns.Path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	}
+	return ns
+}
+
+// mountsAt tells whether something else is asked for at a place.
+func (s Spec) mountsAt(target string) bool {
+	return slices.ContainsFunc(s.Mounts, func(m Mount) bool { return filepath.Clean(m.Target) == target }) ||
+		slices.ContainsFunc(s.OCI.Mounts, func(m specs.Mount) bool { return filepath.Clean(m.Destination) == target })
 }
 
 func depth(path string) int { return strings.Count(filepath.Clean(path), "/") }
@@ -99,23 +119,27 @@ func (r *Runtime) writeFiles(t *task, s Spec) ([]specs.Mount, error) {
 	}
 	var mounts []specs.Mount
 	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
-		data := contents[name]
-		target := "/etc/" + name
-		if data == nil || slices.ContainsFunc(s.Mounts, func(m Mount) bool { return filepath.Clean(m.Target) == target }) {
+		if contents[name] == nil && t.slot.files == "" {
 			continue
 		}
+		target := "/etc/" + name
 		path := filepath.Join(t.slot.bundle, name)
-		if err := os.WriteFile(path, data, 0o644); err != nil {
+		if err := t.writeFile(name, path, contents[name]); err != nil {
 			return nil, err
 		}
-		if err := os.Chmod(path, 0o644); err != nil {
-			return nil, err
-		}
-		root := int(base(t.slot.block))
-		if err := os.Chown(path, root, root); err != nil {
-			return nil, err
+		if slices.ContainsFunc(s.Mounts, func(m Mount) bool { return filepath.Clean(m.Target) == target }) {
+			continue // what joins this container's network shows it all the same
 		}
 		mounts = append(mounts, bind(target, path, false))
 	}
 	return mounts, nil
+}
+
+// writeFile makes one of the files. With another container's network it is that one's, under a second name.
+func (t *task) writeFile(name, path string, data []byte) error {
+	if from := t.slot.files; from != "" {
+		return os.Link(filepath.Join(from, name), path)
+	}
+	root := int(base(t.slot.block))
+	return errors.Join(os.WriteFile(path, data, 0o644), os.Chmod(path, 0o644), os.Chown(path, root, root))
 }

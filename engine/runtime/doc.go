@@ -3,7 +3,7 @@
 //
 // Trust: what comes from inside a container (output, exit, its mounts) is hostile; what shims say is believed as far as
 // it concerns their own container.
-// Invariants: an id range belongs to at most one running container; nothing on disk is ever chowned; what Start made is
+// Invariants: an id range belongs to one running container and those that joined it; nothing on disk is ever chowned; what Start made is
 // undone by Release or, after a crash, by Reconcile.
 // Failure: a start that fails leaves nothing.
 package runtime

@@ -71,11 +71,9 @@ func (r *Runtime) leftBehind() (map[string]bundle, error) {
 }
 
 func (r *Runtime) recover(ctx context.Context, name string, st state) *task {
-	sl := &slot{id: name, block: st.Block, bundle: filepath.Join(r.bundles, name), endpoint: st.Endpoint}
+	sl := &slot{id: name, block: st.Block, bundle: filepath.Join(r.bundles, name), endpoint: st.Endpoint, pidShared: st.PIDShared}
 	t := &task{r: r, id: st.Container, slot: sl, state: st, tty: st.TTY, skipped: st.Skipped, done: make(chan struct{})}
-	r.mu.Lock()
-	r.blocks[st.Block] = true
-	r.mu.Unlock()
+	r.holdBlock(st.Block, name, st.member())
 	if st.Endpoint != nil {
 		if _, err := r.addrs.Allocate(ctx, name, st.Endpoint.Address); err != nil {
 			r.log.Error("address of a running container", "container", st.Container, "err", err)
@@ -212,25 +210,20 @@ func (r *Runtime) endStray(ctx context.Context, name string) {
 		_, _ = c.Do(cctx, shim.Request{Op: shim.OpRelease})
 		c.Close()
 	}
-	r.endCgroup(ctx, name)
+	if st, err := readState(bundle); !r.endCgroup(ctx, name) && err == nil {
+		r.holdBlock(st.Block, name, st.member()) // for good: SECURITY(T-503)
+	}
 	if err := removeBundle(bundle); err != nil {
 		r.log.Warn("remove stray bundle", "slot", name, "err", err)
 	}
 }
 
-// endCgroup kills what is left in a cgroup of ours and removes it.
-func (r *Runtime) endCgroup(ctx context.Context, id string) {
+// endCgroup kills what is left in a cgroup of ours and removes it. It tells whether nothing is left.
+func (r *Runtime) endCgroup(ctx context.Context, id string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	_, _, _ = seqpacket.Call[helper.CgroupID, helper.None](ctx, r.cgroupd, "thaw", helper.CgroupID{ID: id})
-	list, _, err := seqpacket.Call[helper.CgroupID, helper.CgroupPids](ctx, r.cgroupd, "pids", helper.CgroupID{ID: id})
-	if err == nil {
-		for _, pid := range list.Pids {
-			// The kernel lets us signal only what lives in U.
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-	}
-	r.removeCgroup(ctx, id)
+	r.emptyCgroup(id)
+	return r.removeCgroup(ctx, id)
 }
 
 func (r *Runtime) dropStrayGrants(ctx context.Context, known map[string]bool) error {

@@ -46,7 +46,7 @@ type Runtime struct {
 	dumpable sync.RWMutex
 
 	mu     sync.Mutex
-	blocks map[uint32]bool // id ranges in use
+	blocks blocks
 	tasks  map[string]*task
 	locks  map[string]*sync.Mutex // per container
 	pool   []*slot
@@ -69,7 +69,7 @@ func New(cfg setting.Engine, addrs Addresses, log *slog.Logger) (*Runtime, error
 		mountd: seqpacket.NewClient(cfg.MountdSocket), grantd: seqpacket.NewClient(cfg.GrantdSocket),
 		netd: seqpacket.NewClient(cfg.NetdSocket), cgroupd: seqpacket.NewClient(cfg.CgroupdSocket),
 		store: filepath.Join(cfg.Data, "store"), bundles: filepath.Join(cfg.Run, "c"),
-		blocks: map[uint32]bool{0: true}, tasks: map[string]*task{}, locks: map[string]*sync.Mutex{},
+		blocks: blocks{0: {reserved: {}}}, tasks: map[string]*task{}, locks: map[string]*sync.Mutex{},
 		cleared: make(chan struct{}),
 	}
 	// The container's root passes through these folders by name to its own bundle (makeSlot).
@@ -140,9 +140,9 @@ func (r *Runtime) Start(ctx context.Context, s Spec, created func(Task) error) (
 			return nil, fmt.Errorf("container is running: %w", errdefs.ErrFailedPrecondition)
 		}
 	}
-	sl, err := r.takeSlot(ctx, s.Network)
+	sl, err := r.slotFor(ctx, s)
 	if err != nil {
-		return nil, fmt.Errorf("prepare namespaces: %w", err)
+		return nil, err
 	}
 	failpoint.Hit("runtime.start.slot")
 	t := newTask(r, s, sl)
@@ -160,9 +160,24 @@ func (r *Runtime) Start(ctx context.Context, s Spec, created func(Task) error) (
 	return t, nil
 }
 
+// slotFor makes or takes the slot of one start.
+func (r *Runtime) slotFor(ctx context.Context, s Spec) (*slot, error) {
+	if s.Join != (Join{}) {
+		return r.joinSlot(ctx, s)
+	}
+	sl, err := r.takeSlot(ctx, s.Network)
+	if err != nil {
+		return nil, fmt.Errorf("prepare namespaces: %w", err)
+	}
+	r.holdBlock(sl.block, sl.id, s.member())
+	return sl, nil
+}
+
 func (r *Runtime) launch(ctx context.Context, t *task, s Spec, created func(Task) error) error {
 	sl := t.slot
-	if err := sl.record(state{Container: s.ID, Tenant: s.Tenant, Block: sl.block, Endpoint: sl.endpoint, TTY: s.TTY}); err != nil {
+	st := t.state
+	st.Endpoint = sl.endpoint
+	if err := sl.record(st); err != nil {
 		return err
 	}
 	failpoint.Hit("runtime.start.recorded")
@@ -173,6 +188,9 @@ func (r *Runtime) launch(ctx context.Context, t *task, s Spec, created func(Task
 	err := r.mountAll(ctx, t, s)
 	if err == nil {
 		err = failpoint.Fail("runtime.start.overlay")
+	}
+	if err == nil {
+		err = sl.attachShm()
 	}
 	if err == nil {
 		err = r.writeConfig(t, s)
@@ -240,7 +258,12 @@ type state struct {
 	Skipped   []helper.Skipped `json:"skipped,omitempty"`
 	Volumes   int              `json:"volumes,omitempty"` // mounts beneath v/
 	TTY       bool             `json:"tty,omitempty"`
+	PIDShared bool             `json:"pidShared,omitempty"` // no pid namespace ends with the first process
+	Creator   *uint32          `json:"creator,omitempty"`
+	Binds     bool             `json:"binds,omitempty"`
 }
+
+func (s state) member() member { return member{creator: s.Creator, binds: s.Binds} }
 
 const stateFile = "state.json"
 

@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"stockade/api/helper"
@@ -44,6 +43,12 @@ type slot struct {
 	cmd    *exec.Cmd
 	shim   *shim.Client
 
+	// Of a container that joins another one; else nil. Its user namespace, and net perhaps, are the other's, too.
+	pid, ipc  *os.File
+	shm       *os.File // detached copy of the other's /dev/shm
+	files     string   // bundle whose hosts, hostname and resolv.conf are shown
+	pidShared bool     // no pid namespace ends with the container's first process
+
 	mu       sync.Mutex
 	endpoint *Endpoint // nil: not attached
 }
@@ -55,28 +60,6 @@ func randomID() string {
 }
 
 func (s *slot) record(st state) error { return writeJSON(filepath.Join(s.bundle, stateFile), st) }
-
-// takeBlock takes a range of ids for one container.
-//
-// SECURITY(T-503): block 0 owns the files of the store and is never given; the others own nothing, and no two containers
-// that run have the same one.
-func (r *Runtime) takeBlock() (uint32, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for k := uint32(1); k < r.cfg.IDs.Sub.Count/setting.BlockSize; k++ {
-		if !r.blocks[k] {
-			r.blocks[k] = true
-			return k, nil
-		}
-	}
-	return 0, fmt.Errorf("all id ranges are in use (%d running containers): %w", len(r.blocks)-1, errdefs.ErrResourceExhausted)
-}
-
-func (r *Runtime) freeBlock(k uint32) {
-	r.mu.Lock()
-	delete(r.blocks, k)
-	r.mu.Unlock()
-}
 
 // takeSlot returns a prepared slot where one fits, or makes one.
 func (r *Runtime) takeSlot(ctx context.Context, n *Network) (*slot, error) {
@@ -147,35 +130,51 @@ func (r *Runtime) makeSlot(ctx context.Context, n *Network) (_ *slot, err error)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	block, err := r.takeBlock()
-	if err != nil {
+	s := &slot{id: randomID()}
+	if s.block, err = r.takeBlock(s.id); err != nil {
 		return nil, err
 	}
-	s := &slot{id: randomID(), block: block}
-	s.bundle = filepath.Join(r.bundles, s.id)
 	defer func() {
 		if err != nil {
 			r.dropSlot(s)
 		}
 	}()
+	return s, r.furnish(ctx, s, n)
+}
+
+// furnish makes what a slot has besides its ids.
+func (r *Runtime) furnish(ctx context.Context, s *slot, n *Network) error {
+	s.bundle = filepath.Join(r.bundles, s.id)
 	// SECURITY(T-103): the files in it must be readable to every user of the container, so nobody else may enter.
 	if err := errors.Join(os.Mkdir(s.bundle, 0o700), os.Chown(s.bundle, 0, int(base(s.block))), os.Chmod(s.bundle, 0o710)); err != nil {
-		return nil, err
+		return err
 	}
 	monitored := make(chan error, 1)
 	go func() { monitored <- r.startMonitor(ctx, s) }()
-	err = r.makeNamespaces(ctx, s, n)
-	return s, errors.Join(err, <-monitored)
+	err := r.makeNamespaces(ctx, s, n)
+	return errors.Join(err, <-monitored)
 }
 
 func (r *Runtime) makeNamespaces(ctx context.Context, s *slot, n *Network) error {
 	own := []userns.Map{{Inside: 0, Outside: base(s.block), Count: setting.BlockSize}}
 	// Inside: ids as they are on disk, in the host's numbers; outside: the block, in U's.
 	disk := []userns.Map{{Inside: r.cfg.IDs.Sub.First, Outside: base(s.block), Count: setting.BlockSize}}
+	joined := s.net != nil
 	r.dumpable.RLock()
-	files, err := userns.Create(unix.CLONE_NEWNET, own, own, "net")
+	var files map[string]*os.File
+	var err error
+	switch {
+	case joined:
+	case s.user != nil:
+		if files, err = userns.CreateIn(s.user, unix.CLONE_NEWNET, "net"); err == nil {
+			s.net = files["net"]
+		}
+	default:
+		if files, err = userns.Create(unix.CLONE_NEWNET, own, own, "net"); err == nil {
+			s.user, s.net = files["user"], files["net"]
+		}
+	}
 	if err == nil {
-		s.user, s.net = files["user"], files["net"]
 		files, err = userns.Create(0, disk, disk)
 	}
 	r.dumpable.RUnlock()
@@ -183,7 +182,10 @@ func (r *Runtime) makeNamespaces(ctx context.Context, s *slot, n *Network) error
 		return fmt.Errorf("user namespace: %w", err)
 	}
 	s.idmap = files["user"]
-	if n == nil {
+	switch {
+	case joined: // it is up
+		return nil
+	case n == nil:
 		return configureLink(s.net, nil)
 	}
 	address, err := r.addrs.Allocate(ctx, s.id, "")
@@ -251,6 +253,8 @@ func (r *Runtime) intoCgroup(ctx context.Context, id string, pid int) error {
 }
 
 // dropSlot gives back everything of a slot; its mounts are gone already.
+//
+// SECURITY(T-503): its ids are free when none of its processes is left, not before.
 func (r *Runtime) dropSlot(s *slot) {
 	if s.shim != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -260,7 +264,7 @@ func (r *Runtime) dropSlot(s *slot) {
 	} else if s.cmd != nil {
 		_ = s.cmd.Process.Kill() // nobody has spoken to it, so it waits for somebody; an error means that it has ended
 	}
-	for _, f := range []*os.File{s.user, s.net, s.idmap} {
+	for _, f := range []*os.File{s.user, s.net, s.idmap, s.pid, s.ipc, s.shm} {
 		if f != nil {
 			f.Close()
 		}
@@ -279,35 +283,48 @@ func (r *Runtime) dropSlot(s *slot) {
 		}
 		r.addrs.Free(s.id)
 		failpoint.Hit("runtime.drop.detached")
-		r.removeCgroup(ctx, s.id)
+		if s.pidShared && s.shim != nil {
+			r.emptyCgroup(s.id)
+		}
+		empty := r.removeCgroup(ctx, s.id)
 		failpoint.Hit("runtime.drop.cgroup")
-		// Without a free descriptor it does not work for now (T-801).
-		for err := removeBundle(s.bundle); err != nil; err = removeBundle(s.bundle) {
-			select {
-			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
-				continue
-			}
-			r.log.Warn("remove bundle", "slot", s.id, "err", err)
-			break
+		if s.bundle != "" {
+			r.dropBundle(ctx, s)
 		}
 		failpoint.Hit("runtime.drop.bundle")
 		_ = os.RemoveAll(filepath.Join(r.cfg.Run, "r", s.id))
-		r.freeBlock(s.block)
+		if !empty {
+			r.log.Error("processes of an ended container do not end: its ids stay taken", "slot", s.id)
+			return
+		}
+		r.freeBlock(s.block, s.id)
 	})
 }
 
-// removeCgroup removes a slot's cgroup; the last processes in it may still be ending.
-func (r *Runtime) removeCgroup(ctx context.Context, id string) {
+// dropBundle removes a slot's bundle. Without a free descriptor it does not work for now (T-801).
+func (r *Runtime) dropBundle(ctx context.Context, s *slot) {
+	for err := removeBundle(s.bundle); err != nil; err = removeBundle(s.bundle) {
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+			continue
+		}
+		r.log.Warn("remove bundle", "slot", s.id, "err", err)
+		break
+	}
+}
+
+// removeCgroup removes a slot's cgroup; the last processes in it may still be ending. It tells whether none is left.
+func (r *Runtime) removeCgroup(ctx context.Context, id string) bool {
 	for {
 		_, _, err := seqpacket.Call[helper.CgroupID, helper.None](ctx, r.cgroupd, "remove", helper.CgroupID{ID: id})
 		class := seqpacket.ClassOf(err)
 		switch {
 		case err == nil || class == helper.NotFound:
-			return
+			return true
 		case class != helper.Conflict || ctx.Err() != nil:
 			r.log.Warn("remove cgroup", "slot", id, "err", err)
-			return
+			return class != helper.Conflict
 		}
 		select {
 		case <-ctx.Done():

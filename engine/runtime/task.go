@@ -45,7 +45,8 @@ type task struct {
 }
 
 func newTask(r *Runtime, s Spec, sl *slot) *task {
-	st := state{Container: s.ID, Tenant: s.Tenant, Runtime: s.Runtime, Block: sl.block, TTY: s.TTY}
+	m := s.member()
+	st := state{Container: s.ID, Tenant: s.Tenant, Runtime: s.Runtime, Block: sl.block, TTY: s.TTY, PIDShared: sl.pidShared, Creator: m.creator, Binds: m.binds}
 	return &task{r: r, id: s.ID, slot: sl, tty: s.TTY, state: st, done: make(chan struct{})}
 }
 
@@ -219,6 +220,7 @@ func waitPidfd(f *os.File) {
 // watch waits for the end of the first process.
 func (t *task) watch() {
 	t.watching = true
+	t.watchRest()
 	go func() {
 		exit := Exit{Code: 137}
 		select {
@@ -252,6 +254,7 @@ func (t *task) finish(exit Exit) {
 	if exit.At.IsZero() {
 		exit.At = time.Now().UTC()
 	}
+	t.endRest()
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	if exit.Code != 0 {

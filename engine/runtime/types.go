@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"io"
+	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -15,6 +16,7 @@ import (
 type Spec struct {
 	ID      string   // container id, 64 hex digits
 	Tenant  string   // owner, for grants
+	Creator *uint32  // host uid of who made the container; nil: not known
 	Runtime string   // name from the settings, "" for runc
 	Layers  []string // store names of the image's layers, top first
 	// Process, Hostname, Root.Readonly, Linux.{Sysctl,Seccomp,MaskedPaths,ReadonlyPaths}, Mounts of type tmpfs, proc,
@@ -33,7 +35,16 @@ type Spec struct {
 	Init      bool // run the engine's init as the first process
 	// Ephemeral: the writable layer ends with the container (--rm), so nothing in it needs to reach the disk.
 	Ephemeral bool
-	Files     Files
+	Files     Files // not used with Join.Net
+	Join      Join
+}
+
+// Join names running containers of the same tenant, by id, whose namespaces a start takes instead of making its own; ""
+// makes one. With any of them the container lives in the other's user namespace, with its ids.
+type Join struct{ Net, PID, IPC string }
+
+func (s Spec) member() member {
+	return member{creator: s.Creator, binds: slices.ContainsFunc(s.Mounts, func(m Mount) bool { return m.Grant != "" })}
 }
 
 // User is a numeric identity inside the container.

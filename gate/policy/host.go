@@ -41,15 +41,28 @@ var (
 // hostRules are about what surrounds the container.
 var hostRules = slices.Concat(namespaceRules, privilegeRules, resourceRules, networkRules)
 
-// SECURITY(T-302): every namespace is the container's own.
+// containerRef matches a mode that takes another container's namespace, by name or id.
+//
+// SECURITY(T-302): whether there is such a container, of this tenant, decides the engine's look-up.
+var containerRef = regexp.MustCompile(`^container:/?[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
+
+// ownOrJoined allows only these values, and another container's namespace.
+func ownOrJoined(field, v string, allowed ...string) (string, string) {
+	if containerRef.MatchString(v) {
+		return "", ""
+	}
+	return oneOf(field, v, allowed...)
+}
+
+// SECURITY(T-302): every namespace is the container's own, or another container's of the same owner.
 var namespaceRules = []rule{
 	{
 		id: "namespaces", threat: "T-302", fields: []string{"HostConfig.PidMode", "HostConfig.IpcMode", "HostConfig.UTSMode", "HostConfig.UsernsMode", "HostConfig.CgroupnsMode", "HostConfig.Cgroup", "HostConfig.Isolation"},
-		remedy: "leave it out: each container has its own namespaces and ids, and shares none with another container",
+		remedy: "leave it out: each container has its own namespaces and ids; pid, ipc and network may be container:NAME of a container of yours",
 		bad: func(s *subject) (string, string) {
 			h := s.host
-			return first(pair(isSet("HostConfig.PidMode", string(h.PidMode))),
-				pair(oneOf("HostConfig.IpcMode", string(h.IpcMode), "", "private", "shareable", "none")),
+			return first(pair(ownOrJoined("HostConfig.PidMode", string(h.PidMode), "")),
+				pair(ownOrJoined("HostConfig.IpcMode", string(h.IpcMode), "", "private", "shareable", "none")),
 				pair(isSet("HostConfig.UTSMode", string(h.UTSMode))),
 				pair(isSet("HostConfig.UsernsMode", string(h.UsernsMode))),
 				pair(oneOf("HostConfig.CgroupnsMode", string(h.CgroupnsMode), "", "private")),

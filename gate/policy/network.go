@@ -17,9 +17,9 @@ var networks = []string{"", "default", "bridge", "none"}
 var networkRules = []rule{
 	{
 		id: "network-mode", threat: "T-302", fields: []string{"HostConfig.NetworkMode"},
-		remedy: "use bridge or none; networks of your own are not supported yet",
+		remedy: "use bridge, none or container:NAME of a container of yours; networks of your own are not supported yet",
 		bad: func(s *subject) (string, string) {
-			return oneOf("HostConfig.NetworkMode", string(s.host.NetworkMode), networks...)
+			return ownOrJoined("HostConfig.NetworkMode", string(s.host.NetworkMode), networks...)
 		},
 	},
 	{
@@ -95,7 +95,13 @@ func badEndpoints(s *subject) (string, string) {
 	}
 	for name, e := range s.net.EndpointsConfig {
 		field := "NetworkingConfig.EndpointsConfig." + name
-		if !slices.Contains(networks, name) || (name == "none") != (s.host.NetworkMode == "none") {
+		mode := string(s.host.NetworkMode)
+		// With another container's network the engine has Docker's words for what does not go together.
+		known := slices.Contains(networks, name) && (name == "none") == (mode == "none")
+		if containerRef.MatchString(mode) {
+			known = name == mode || name == "default"
+		}
+		if !known {
 			return "NetworkingConfig.EndpointsConfig", quote(name)
 		}
 		if e == nil {

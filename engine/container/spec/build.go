@@ -15,6 +15,8 @@ import (
 // Input is everything that Build looks at.
 type Input struct {
 	ID, Tenant  string
+	Creator     *uint32
+	Join        runtime.Join
 	Layers      []string // top first
 	Config      *container.Config
 	HostConfig  *container.HostConfig
@@ -27,8 +29,8 @@ type Input struct {
 	ABI32       bool // 32-bit system calls are allowed
 	LogPath     string
 	LogAttrs    map[string]string
-	HasInit     bool // the server has an init program
-	NoNetwork   bool
+	HasInit     bool    // the server has an init program
+	NoNetwork   bool    // of its own
 	ConsoleSize [2]uint // height, width
 }
 
@@ -64,9 +66,9 @@ func Build(in Input) (*runtime.Spec, error) {
 	}
 	log.FilePath, log.Attrs = in.LogPath, in.LogAttrs
 	s := &runtime.Spec{
-		ID: in.ID, Tenant: in.Tenant, Layers: in.Layers, User: in.Account.User, Mounts: RuntimeMounts(in.Mounts),
+		ID: in.ID, Tenant: in.Tenant, Creator: in.Creator, Join: in.Join, Layers: in.Layers, User: in.Account.User, Mounts: RuntimeMounts(in.Mounts),
 		Limits: Limits(&hc.Resources), Log: log, TTY: c.Tty, Stdin: c.OpenStdin, StdinOnce: c.StdinOnce,
-		Init: hc.Init != nil && *hc.Init,
+		Init: hc.Init != nil && *hc.Init && hc.PidMode.IsPrivate(), // another's first process is the init there
 	}
 	if hc.Runtime != "runc" {
 		s.Runtime = hc.Runtime

@@ -397,7 +397,7 @@ func ociMounts(hc *container.HostConfig, mounts []Mount) ([]specs.Mount, error) 
 		_, tmp := hc.Tmpfs[dest]
 		return tmp || slices.ContainsFunc(mounts, func(m Mount) bool { return m.Destination == dest })
 	}
-	if !hc.IpcMode.IsNone() && !user("/dev/shm") {
+	if !hc.IpcMode.IsNone() && !hc.IpcMode.IsContainer() && !user("/dev/shm") {
 		size := hc.ShmSize
 		if size <= 0 {
 			size = DefaultShm

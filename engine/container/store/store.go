@@ -29,7 +29,8 @@ import (
 type Record struct {
 	ID       string    `json:"id"`
 	Tenant   string    `json:"tenant"`
-	Name     string    `json:"name"` // without a slash
+	Creator  *uint32   `json:"creator,omitempty"` // host uid of who made it; nil: not known
+	Name     string    `json:"name"`              // without a slash
 	Created  time.Time `json:"created"`
 	Image    string    `json:"image"`    // image id
 	ImageRef string    `json:"imageRef"` // as the client named it
