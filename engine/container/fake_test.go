@@ -221,6 +221,7 @@ func (t *fakeTask) Endpoint() *runtime.Endpoint         { return t.endpoint }
 func (t *fakeTask) Done() <-chan struct{}               { return t.done }
 func (t *fakeTask) Exit() runtime.Exit                  { t.mu.Lock(); defer t.mu.Unlock(); return t.exit }
 func (t *fakeTask) Skipped() []helper.Skipped           { return nil }
+func (t *fakeTask) File(name string) string             { return "/run/bundle/" + name }
 func (t *fakeTask) Pids(context.Context) ([]int, error) { return []int{os.Getpid()}, nil }
 
 func (t *fakeTask) Kill(_ context.Context, signal int) error {

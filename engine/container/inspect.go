@@ -59,6 +59,9 @@ func (s *Service) inspect(c *item) *container.InspectResponse {
 		ImageManifestDescriptor: v.Manifest,
 		Storage:                 &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: driver}}},
 	}
+	if task != nil { // they are made at each start
+		resp.HostsPath, resp.HostnamePath, resp.ResolvConfPath = task.File("hosts"), task.File("hostname"), task.File("resolv.conf")
+	}
 	if resp.Args == nil {
 		resp.Args = []string{}
 	}

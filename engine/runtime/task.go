@@ -354,6 +354,9 @@ func (t *task) Done() <-chan struct{} { return t.done }
 // Exit implements Task.
 func (t *task) Exit() Exit { return t.exit }
 
+// File implements Task.
+func (t *task) File(name string) string { return filepath.Join(t.slot.bundle, name) }
+
 // Skipped implements Task.
 func (t *task) Skipped() []helper.Skipped { return t.skipped }
 

@@ -133,6 +133,8 @@ type Task interface {
 	ExpectExec()
 	// Skipped lists submounts of binds that could not be shown.
 	Skipped() []helper.Skipped
+	// File is where on the host one of the files lies that the engine makes in /etc: hosts, hostname or resolv.conf.
+	File(name string) string
 }
 
 // Attach says which streams are wanted. Output arrives on Out: raw with a terminal, else multiplexed as in the Engine API.

@@ -28,6 +28,9 @@ func TestJoinNetwork(t *testing.T) {
 			d.want(d.ok("exec", target, "cat", file), "exec", joiner, "cat", file)
 		}
 		d.want("target", "exec", joiner, "hostname")
+		if data, err := os.ReadFile(v.HostsPath); err != nil || strings.TrimSpace(string(data)) != d.ok("exec", target, "cat", "/etc/hosts") {
+			t.Errorf("HostsPath %q: %q, %v", v.HostsPath, data, err)
+		}
 		// It is one file, as with Docker.
 		d.ok("exec", "--user=0", target, "sh", "-c", "echo 10.9.9.9 later >>/etc/hosts")
 		d.ok("exec", joiner, "grep", "-q", "10.9.9.9 later", "/etc/hosts")
