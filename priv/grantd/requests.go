@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"stockade/api/helper"
+	"stockade/api/setting"
 	"stockade/internal/failpoint"
 	"stockade/internal/seqpacket"
 	"stockade/priv/peer"
@@ -28,11 +29,35 @@ func (s *server) grant(_ context.Context, q helper.Grant, fds []*os.File) (helpe
 		return none, nil, err
 	}
 	defer src.file.Close()
+	if err := s.mappable(c, src, q.Path); err != nil {
+		return none, nil, err
+	}
 	id, err := s.records.add(record{Tenant: q.Tenant, Caller: c, Path: q.Path, RO: q.RO, SubRW: q.RO && q.SubRW, Created: time.Now().Unix()})
 	if err != nil {
 		return none, nil, err
 	}
 	return helper.GrantDone{ID: id, Dir: src.dir, UID: c.UID}, nil, nil
+}
+
+// mappable refuses what no container could be shown: whether a file system can be id-mapped, only the kernel knows. The
+// mount that is made for the question goes at once.
+func (s *server) mappable(c caller, src source, p string) error {
+	someone := s.set.Sub.First + setting.BlockSize // any id of a container's
+	ns, err := idMap(c, someone, someone, s.set.Ghost)
+	if err != nil {
+		return fmt.Errorf("id map: %w", err)
+	}
+	defer ns.Close()
+	mount, err := s.mounter.bind(src.file, ns, true)
+	var refusal *peer.Error
+	switch {
+	case errors.As(err, &refusal) && refusal.Class == helper.Invalid:
+		return peer.Errorf(helper.Invalid, "the kernel cannot show files of this file system with a container's ids, which is so for its own in /proc, /sys and /dev: "+
+			"bind another folder, or copy what is needed into a volume")
+	case err != nil:
+		return named(err, p)
+	}
+	return mount.Close()
 }
 
 // use (from the engine) opens a grant again as its owner and returns mounts of it for one container.
