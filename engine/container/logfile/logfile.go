@@ -18,8 +18,10 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 )
@@ -56,7 +58,7 @@ func Copy(ctx context.Context, w io.Writer, path string, o Options, raw bool, do
 	if path == "" || o.Tail == 0 && !o.Follow {
 		return nil
 	}
-	p := &printer{w: w, o: o, raw: raw}
+	p := &printer{w: bufio.NewWriterSize(w, block/2), o: o, raw: raw}
 	files, err := open(path)
 	if err != nil {
 		return err
@@ -167,14 +169,17 @@ func tailStart(files []*os.File, n int) (int, int64, error) {
 }
 
 type printer struct {
-	w      io.Writer
+	w      *bufio.Writer
 	o      Options
 	raw    bool
 	header [8]byte
+	text   []byte // of the current line
 }
 
-// lines prints the complete lines that r has and returns what follows the last newline. rest came before.
-func (p *printer) lines(ctx context.Context, r io.Reader, rest []byte) ([]byte, error) {
+// lines prints the complete lines that r has and returns what follows the last newline. rest came before. Nothing stays
+// behind in the buffer.
+func (p *printer) lines(ctx context.Context, r io.Reader, rest []byte) (_ []byte, err error) {
+	defer func() { err = errors.Join(err, p.w.Flush()) }()
 	br := bufio.NewReaderSize(r, block)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -201,8 +206,8 @@ func (p *printer) lines(ctx context.Context, r io.Reader, rest []byte) ([]byte, 
 }
 
 func (p *printer) print(b []byte) error {
-	var l line
-	if err := json.Unmarshal(b, &l); err != nil {
+	l, err := p.parse(b)
+	if err != nil {
 		return nil // a line cut off by a crash
 	}
 	if !p.o.Since.IsZero() && l.Time.Before(p.o.Since) {
@@ -218,21 +223,92 @@ func (p *printer) print(b []byte) error {
 	if stream == stdcopy.Stdout && !p.o.Stdout || stream == stdcopy.Stderr && !p.o.Stderr {
 		return nil
 	}
-	text := l.Log
-	if p.o.Details {
-		text = details(l.Attrs) + " " + text
-	}
+	prefix := ""
 	if p.o.Timestamps {
-		text = l.Time.UTC().Format(timeFormat) + " " + text
+		prefix = l.Time.UTC().Format(timeFormat) + " "
 	}
-	if p.raw {
-		_, err := io.WriteString(p.w, text)
-		return err
+	if p.o.Details {
+		prefix += details(l.Attrs) + " "
 	}
-	p.header[0] = byte(stream)
-	binary.BigEndian.PutUint32(p.header[4:], uint32(len(text)))
-	_, err := p.w.Write(append(p.header[:], text...))
+	if !p.raw {
+		p.header[0] = byte(stream)
+		binary.BigEndian.PutUint32(p.header[4:], uint32(len(prefix)+len(p.text)))
+		_, _ = p.w.Write(p.header[:])
+	}
+	_, _ = p.w.WriteString(prefix) // an error stays with the writer
+	_, err = p.w.Write(p.text)
 	return err
+}
+
+// parse reads one line; its text goes to p.text. Lines as the monitor writes them need no encoding/json, which is slow.
+func (p *printer) parse(b []byte) (line, error) {
+	var l line
+	var err error
+	if rest, ok := p.unescape(b); ok {
+		for _, stream := range []string{"stdout", "stderr"} {
+			if at, ok := bytes.CutPrefix(rest, []byte(`,"stream":"`+stream+`","time":"`)); ok {
+				if at, ok = bytes.CutSuffix(at, []byte("\"}\n")); ok && bytes.IndexByte(at, '\\') < 0 {
+					l.Stream = stream
+					l.Time, err = time.Parse(time.RFC3339Nano, string(at))
+					return l, err
+				}
+			}
+		}
+	}
+	l = line{}
+	err = json.Unmarshal(b, &l)
+	p.text = append(p.text[:0], l.Log...)
+	return l, err
+}
+
+// unescape reads the text at the beginning of a line into p.text and returns what follows; false leaves it to
+// encoding/json.
+func (p *printer) unescape(b []byte) ([]byte, bool) {
+	b, ok := bytes.CutPrefix(b, []byte(`{"log":"`))
+	if !ok {
+		return nil, false
+	}
+	p.text = p.text[:0]
+	for {
+		n := 0
+		for n < len(b) && b[n] >= 0x20 && b[n] != '"' && b[n] != '\\' {
+			n++
+		}
+		if n == len(b) || b[n] < 0x20 || !utf8.Valid(b[:n]) {
+			return nil, false
+		}
+		p.text = append(p.text, b[:n]...)
+		if b[n] == '"' {
+			return b[n+1:], true
+		}
+		if n+1 == len(b) {
+			return nil, false
+		}
+		switch b[n+1] {
+		case 'n':
+			p.text = append(p.text, '\n')
+		case 'r':
+			p.text = append(p.text, '\r')
+		case 't':
+			p.text = append(p.text, '\t')
+		case '"', '\\':
+			p.text = append(p.text, b[n+1])
+		case 'u':
+			if len(b) < n+6 {
+				return nil, false
+			}
+			r, err := strconv.ParseUint(string(b[n+2:n+6]), 16, 16)
+			if err != nil || r >= 0xd800 && r < 0xe000 {
+				return nil, false
+			}
+			p.text = utf8.AppendRune(p.text, rune(r))
+			b = b[n+6:]
+			continue
+		default:
+			return nil, false
+		}
+		b = b[n+2:]
+	}
 }
 
 func details(attrs map[string]string) string {

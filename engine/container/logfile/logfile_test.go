@@ -202,3 +202,34 @@ func TestFollow(t *testing.T) {
 	}
 	want("3 4 5 6 7")
 }
+
+// Lines mean what encoding/json says that they mean.
+func TestParse(t *testing.T) {
+	var lines []string
+	for _, text := range []string{"", "plain\n", `quote " and \`, "\t\r\n", "\x00\x1f\x7f", "<&>", "\u2028 äöü 世界 😀", "\xff"} {
+		for _, attrs := range []map[string]string{nil, {"a": "b"}} {
+			b, err := json.Marshal(line{Log: text, Stream: "stdout", Time: epoch, Attrs: attrs})
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines = append(lines, string(b)+"\n")
+		}
+	}
+	const end = `","stream":"stderr","time":"2026-01-02T03:04:05.000000006Z"}` + "\n"
+	for _, text := range []string{"plain", `\u00e4`, `\ud83d\ude00`, `\ud83d`, `\/\b\f`, `\u12`, `\x`, `\`, "\xff", "\x01", `x","stream":"stdout`} {
+		lines = append(lines, `{"log":"`+text+end)
+	}
+	lines = append(lines, `{"log":"x","stream":"stdout","time":"yesterday"}`+"\n", `{"log":"x`, `{"log":"`, "", "\n", `{"log":"x","stream":"stdout","time":"2026-01-02T03:04:05Z","more":1}`+"\n")
+	for _, b := range lines {
+		var want line
+		werr := json.Unmarshal([]byte(b), &want)
+		p := &printer{}
+		got, err := p.parse([]byte(b))
+		if (err == nil) != (werr == nil) {
+			t.Errorf("%q: error %v, want %v", b, err, werr)
+		}
+		if err == nil && (string(p.text) != want.Log || got.Stream != want.Stream || !got.Time.Equal(want.Time) || got.Attrs["a"] != want.Attrs["a"]) {
+			t.Errorf("%q: %q %+v, want %+v", b, p.text, got, want)
+		}
+	}
+}
