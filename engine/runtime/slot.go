@@ -76,6 +76,13 @@ func (r *Runtime) takeSlot(ctx context.Context, n *Network) (*slot, error) {
 				continue
 			default:
 			}
+			// SECURITY(T-305): when all containers together run out of memory, the kernel may end a waiting stub.
+			if err := unix.Kill(s.shim.Hello().StubPID, 0); errors.Is(err, unix.ESRCH) {
+				r.mu.Unlock()
+				r.dropSlot(s)
+				r.mu.Lock()
+				continue
+			}
 			r.mu.Unlock()
 			return s, nil
 		}
