@@ -127,18 +127,18 @@ func checkCommand(file *string) *cobra.Command {
 // namespaceCommand is the child of up that becomes root of U; it is of no use to people.
 func namespaceCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "namespace [HIDE]",
+		Use:    "namespace PROGRAMS [HIDE]",
 		Hidden: true,
-		Args:   cobra.MaximumNArgs(1),
+		Args:   cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if os.Geteuid() != 0 {
 				return errors.New("started by stockade up alone")
 			}
 			hide := ""
-			if len(args) == 1 {
-				hide = args[0]
+			if len(args) == 2 {
+				hide = args[1]
 			}
-			return supervisor.Namespace(hide)
+			return supervisor.Namespace(args[0], hide)
 		},
 	}
 }

@@ -124,7 +124,7 @@ func (s *Supervisor) newNamespaces() error {
 			{ContainerID: 1, HostID: int(sub.First), Size: int(sub.Count)},
 		}
 	}
-	args := []string{"namespace"}
+	args := []string{"namespace", s.cfg.Bin}
 	if s.cgroups.Unified != "" {
 		args = append(args, s.cgroups.Unified)
 	}
@@ -201,11 +201,20 @@ func unmountAll(path string) error {
 }
 
 // Namespace is the child of newNamespaces: root of U in the new mount namespace. It arranges the mounts, says that it
-// is ready and waits until it is pinned. hide is the mount point of a hybrid host's cgroup2, or empty.
-func Namespace(hide string) error {
+// is ready and waits until it is pinned. programs is the folder of our programs; hide is the mount point of a hybrid
+// host's cgroup2, or empty.
+func Namespace(programs, hide string) error {
 	// What the host unmounts must go here, too, or its devices would stay busy; nothing goes the other way.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make mounts slaves: %w", err)
+	}
+	// SECURITY(T-501): a container can see a program of ours as /proc/PID/exe, when it has it executed once more as
+	// /proc/self/exe (CVE-2019-5736). It is host root's file; here it cannot be written whoever asks.
+	if err := unix.Mount(programs, programs, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind programs: %w", err)
+	}
+	if err := unix.MountSetattr(unix.AT_FDCWD, programs, unix.AT_SYMLINK_NOFOLLOW, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return fmt.Errorf("make programs read-only: %w", err)
 	}
 	if hide != "" {
 		// OCI runtimes take the extra hierarchy for one that they should use, and fail.
