@@ -59,6 +59,7 @@ type Engine struct {
 	RegistryCA     string   // folder of PEM files trusted for registries besides the system's, or empty
 	ABI32          bool     // containers may make 32-bit system calls
 	NofileHard     uint64   // highest nofile limit that a container may get
+	LogSize        int64    // bytes that the log of a container without max-size may have; 0: no limit
 	Version        string
 	GitCommit      string
 }

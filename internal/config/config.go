@@ -42,6 +42,7 @@ type Config struct {
 	Network        Network                   `toml:"network"`
 	Runtimes       map[string]string         `toml:"runtimes"`        // name → absolute path of an OCI runtime; default: runc in Bin
 	RuntimeOptions map[string]RuntimeOptions `toml:"runtime_options"` // by name
+	Limits         Limits                    `toml:"limits"`
 	Registries     Registries                `toml:"registries"`
 	StopSeconds    int                       `toml:"stop_seconds"` // how long the engine may take to stop its containers; default 20
 }
@@ -64,6 +65,13 @@ type RuntimeOptions struct {
 	OwnCommands bool     `toml:"own_commands"` // it starts, enters and deletes containers by its own commands; default false
 }
 
+// Limits hold what names no limit of its own.
+type Limits struct {
+	Memory int `toml:"memory"`  // percent of the host's memory that all containers together may have, 100: no limit; default 90
+	Pids   int `toml:"pids"`    // percent of the host's process ids that all containers together may have, 100: no limit; default 75
+	LogMiB int `toml:"log_mib"` // size of the json-file log of a container that names no max-size, 0: no limit; default 512
+}
+
 // Registries says how image registries are reached.
 type Registries struct {
 	Insecure []string `toml:"insecure"` // host[:port] without TLS
@@ -83,6 +91,7 @@ func Default() Config {
 		CgroupParent: "stk",
 		LowPorts:     []uint16{80, 443},
 		BindPrefixes: []string{"/home", "/srv", "/mnt", "/media", "/opt"},
+		Limits:       Limits{Memory: 90, Pids: 75, LogMiB: 512},
 		Network:      Network{Prefix: "stk", Pool: "172.30.0.0/16"},
 		StopSeconds:  20,
 	}
@@ -216,6 +225,14 @@ func (c *Config) complete() error {
 	}
 	if c.Registries.CA != "" && !clean(c.Registries.CA) {
 		bad("registries.ca", "%q is not an absolute, clean path", c.Registries.CA)
+	}
+	for key, percent := range map[string]int{"limits.memory": c.Limits.Memory, "limits.pids": c.Limits.Pids} {
+		if percent < 1 || percent > 100 {
+			bad(key, "%d is not between 1 and 100", percent)
+		}
+	}
+	if c.Limits.LogMiB < 0 || c.Limits.LogMiB > 1<<20 {
+		bad("limits.log_mib", "%d is not between 0 and %d", c.Limits.LogMiB, 1<<20)
 	}
 	if c.StopSeconds < 1 || c.StopSeconds > 600 {
 		bad("stop_seconds", "%d is not between 1 and 600", c.StopSeconds)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -42,13 +43,59 @@ func (s *Supervisor) makeCgroups() error {
 			if err := s.delegate(dir); err != nil {
 				return err
 			}
-			continue
-		}
-		if err := inheritCpuset(dir); err != nil {
+		} else if err := inheritCpuset(dir); err != nil {
 			return err
 		}
+		s.limit(dir)
 	}
 	return nil
+}
+
+// limit holds all containers together, so that those without limits of their own leave the host something.
+//
+// SECURITY(T-305): cgroupd knows no request that changes the parent. A limit that the kernel does not take, because more is
+// in use already, is logged: the server had rather start.
+func (s *Supervisor) limit(dir string) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		s.log.Warn("limit of all containers", "err", err)
+		return
+	}
+	memory, pids := "-1", "max"
+	if s.cgroups.V2 {
+		memory = "max"
+	}
+	if p := s.cfg.Limits.Memory; p < 100 {
+		memory = strconv.FormatUint(uint64(info.Totalram)*uint64(info.Unit)/100*uint64(p), 10)
+	}
+	if p := s.cfg.Limits.Pids; p < 100 {
+		n := number("/proc/sys/kernel/pid_max")
+		if threads := number("/proc/sys/kernel/threads-max"); threads > 0 && threads < n {
+			n = threads
+		}
+		if n > 0 {
+			pids = strconv.FormatInt(n*int64(p)/100, 10)
+		}
+	}
+	for file, value := range map[string]string{"memory.limit_in_bytes": memory, "memory.max": memory, "pids.max": pids} {
+		path := filepath.Join(dir, file)
+		if _, err := os.Lstat(path); err != nil {
+			continue // another controller's folder
+		}
+		if err := os.WriteFile(path, []byte(value), 0); err != nil {
+			s.log.Warn("limit of all containers", "path", path, "value", value, "err", err)
+		}
+	}
+}
+
+// number reads a number of the kernel's, 0 if it has none.
+func number(path string) int64 {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64) // 0
+	return n
 }
 
 // inheritCpuset gives a v1 group the CPUs and memory nodes of the one above, and lets its children have them.

@@ -70,6 +70,7 @@ func (s *Supervisor) handover(name string, pair *os.File) (any, []named) {
 			RegistryCA:     s.cfg.Registries.CA,
 			ABI32:          s.cfg.ABI32,
 			NofileHard:     nofileHard(),
+			LogSize:        int64(s.cfg.Limits.LogMiB) << 20,
 			Version:        version.Version,
 			GitCommit:      version.Commit,
 		}, []named{{"api", listener("engine")}}

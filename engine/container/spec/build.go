@@ -26,7 +26,8 @@ type Input struct {
 	Gateway     string // of the default bridge, for host-gateway
 	HostResolv  []byte // the host's resolv.conf
 	NofileHard  uint64
-	ABI32       bool // 32-bit system calls are allowed
+	LogSize     int64 // of a log without max-size; 0: no limit
+	ABI32       bool  // 32-bit system calls are allowed
 	LogPath     string
 	LogAttrs    map[string]string
 	HasInit     bool    // the server has an init program
@@ -63,6 +64,10 @@ func Build(in Input) (*runtime.Spec, error) {
 	log, err := LogOf(hc.LogConfig)
 	if err != nil {
 		return nil, err
+	}
+	if log.Driver == "json-file" && log.MaxSize == 0 && in.LogSize > 0 {
+		// SECURITY(T-305): a log without a limit of its own does not fill the disk; the newest half is always there.
+		log.MaxSize, log.MaxFile = in.LogSize/2, 2
 	}
 	log.FilePath, log.Attrs = in.LogPath, in.LogAttrs
 	s := &runtime.Spec{

@@ -48,8 +48,16 @@ var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 
 var propagations = []string{"private", "rprivate", "slave", "rslave", "shared", "rshared"}
 
+// maxMounts bounds what is shown in a container, an image's own volumes included.
+//
+// SECURITY(T-305): each is a folder on disk, a mount and some comparisons with all others.
+const maxMounts = 256
+
 // Mounts reads Binds, Mounts and Volumes, in this order of precedence after inherited ones. Each bind needs its grant.
 func Mounts(c *container.Config, hc *container.HostConfig, grants []scope.Grant, inherited []Mount) ([]Mount, error) {
+	if n := len(hc.Binds) + len(hc.Mounts) + len(hc.Tmpfs) + len(inherited) + len(c.Volumes); n > maxMounts {
+		return nil, invalid("%d mounts and volumes are more than %d", n, maxMounts)
+	}
 	var out []Mount
 	add := func(m Mount) error {
 		m.Destination = path.Clean(m.Destination)

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -529,6 +530,41 @@ func TestLogOf(t *testing.T) {
 		}
 		if diff := cmp.Diff(c.want, got); err == nil && diff != "" {
 			t.Errorf("%+v: %s", c.lc, diff)
+		}
+	}
+}
+
+// T-305: a log that names no size has the server's.
+func TestDefaultLogSize(t *testing.T) {
+	for _, c := range []struct {
+		lc    container.LogConfig
+		limit int64
+		size  int64
+		files int
+	}{
+		{container.LogConfig{}, 1 << 20, 1 << 19, 2},
+		{container.LogConfig{}, 0, 0, 1},
+		{container.LogConfig{Config: map[string]string{"max-size": "0"}}, 1 << 20, 1 << 19, 2},
+		{container.LogConfig{Config: map[string]string{"max-size": "5m"}}, 1 << 20, 5e6, 1},
+		{container.LogConfig{Type: "local"}, 1 << 20, 20 << 20, 5},
+		{container.LogConfig{Type: "none"}, 1 << 20, 0, 1},
+	} {
+		s, err := Build(Input{Config: &container.Config{Cmd: []string{"sh"}}, HostConfig: &container.HostConfig{LogConfig: c.lc}, LogSize: c.limit})
+		if err != nil || s.Log.MaxSize != c.size || s.Log.MaxFile != c.files {
+			t.Errorf("%+v: %+v %v", c, s, err)
+		}
+	}
+}
+
+// T-305: an image or a caller cannot ask for any number of volumes.
+func TestManyMounts(t *testing.T) {
+	for n, fails := range map[int]bool{maxMounts: false, maxMounts + 1: true, 200000: true} {
+		c := &container.Config{Volumes: map[string]struct{}{}}
+		for i := range n {
+			c.Volumes[fmt.Sprintf("/v%d", i)] = struct{}{}
+		}
+		if _, err := Mounts(c, &container.HostConfig{}, nil, nil); (err != nil) != fails {
+			t.Errorf("%d: %v", n, err)
 		}
 	}
 }
