@@ -20,6 +20,9 @@ import (
 // probeEnv names what this program does instead of the tests; it is copied into containers and namespaces.
 const probeEnv = "STOCKADE_ATTACK_PROBE"
 
+// logMiB is the default size of a log in this server: small, so that a container fills it soon.
+const logMiB = 8
+
 const probeImage = "attack/probe:latest"
 
 var probePath = harness.Bin + "/attack-probe"
@@ -29,7 +32,7 @@ func TestMain(m *testing.M) {
 		probe(what, os.Args[1:])
 		os.Exit(0)
 	}
-	harness.Main(m)
+	harness.MainWith(m, harness.Options{Tables: fmt.Sprintf("[limits]\nlog_mib = %d", logMiB)})
 }
 
 // withProbe makes the probe available: as an image and at probePath on the host.

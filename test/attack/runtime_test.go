@@ -143,6 +143,10 @@ func TestOverwriteOfPrograms(t *testing.T) {
 		t.Errorf("the container wrote to %q", found.Written)
 	}
 	t.Logf("seen: %q", found.Seen)
+	// Not the files' owner alone protects them: where containers are started, their mount is read-only.
+	if r := s.Exec(t, harness.Root, nil, "/usr/bin/nsenter", "-m", "-t", strconv.Itoa(s.PID(t, "engine")), "/bin/sh", "-c", ": >>"+harness.Bin+"/stkt-new"); r.Code == 0 || !strings.Contains(r.Stderr, "Read-only") {
+		t.Errorf("root writes to the programs where the engine lives: %v", r)
+	}
 	if after := programs(t); after != before {
 		t.Errorf("programs have changed:\n%s\n%s", before, after)
 	}
