@@ -149,6 +149,23 @@ func (s *Supervisor) delegate(dir string) error {
 	return nil
 }
 
+// thaw lets paused containers go on: in the freezer of cgroup v1 a process does not even end when it is killed.
+func (s *Supervisor) thaw() error {
+	var errs []error
+	for _, dir := range s.cgroupFolders() {
+		states, err := filepath.Glob(filepath.Join(dir, "*", "freezer.state"))
+		if err != nil {
+			return err
+		}
+		for _, state := range states {
+			if err := os.WriteFile(state, []byte("THAWED"), 0); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+				errs = append(errs, fmt.Errorf("thaw: %w", err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // removeCgroups removes our subtree. The kernel needs a moment after the last process of a group has ended.
 func (s *Supervisor) removeCgroups() error {
 	var errs []error

@@ -57,6 +57,9 @@ func (s *Supervisor) endU() error {
 	if err != nil {
 		return err
 	}
+	if err := s.thaw(); err != nil {
+		return err
+	}
 	return gone(func() ([]int, error) { return processesIn(id) }, func(pid int) bool { return lives(pid, id, own) })
 }
 

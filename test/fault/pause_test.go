@@ -1,0 +1,34 @@
+//go:build root
+
+package fault
+
+import (
+	"testing"
+
+	"stockade/test/harness"
+)
+
+// T-801: "stockade down" after a power cut of the processes ends paused containers, too.
+func TestDownWhilePaused(t *testing.T) {
+	s := harness.Get(t)
+	before := s.Settled(t)
+	id := s.Must(t, "run", "-d", "busybox", "sleep", "1000")
+	s.Must(t, "pause", id)
+	if got := s.Must(t, "inspect", "-f", "{{.State.Paused}}", id); got != "true" {
+		t.Fatalf("control: paused %s", got)
+	}
+	s.Kill(t, "supervisor")
+	if err := s.Down(); err != nil {
+		t.Error(err)
+	}
+	for _, kind := range []string{harness.KindProcesses, harness.KindShims, harness.KindCgroups} {
+		if left := s.Census(t)[kind]; len(left) != 0 {
+			t.Errorf("left: %s: %q", kind, left)
+		}
+	}
+	if err := s.Up(); err != nil {
+		t.Fatal(err)
+	}
+	s.Must(t, "rm", "-f", id)
+	s.NoLeaks(t, before)
+}
