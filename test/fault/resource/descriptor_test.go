@@ -192,7 +192,7 @@ func TestFewDescriptorsOfAMonitor(t *testing.T) {
 	must(t, err)
 	monitor, engine := int(status(t, pid, "PPid")), s.PID(t, "engine")
 	restore := limitFiles(t, monitor, "stockade-engine", 3)
-	if r := s.Docker(t, "exec", id, "true"); r.Code == 0 || !strings.Contains(r.Stderr, "too many open files") {
+	if r := s.Docker(t, "exec", id, "true"); r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr, "too many open files") {
 		t.Errorf("control: exec with a monitor without descriptors: %v", r)
 	}
 	had := descriptors(t, engine)
