@@ -7,7 +7,9 @@ export GOFLAGS := -buildvcs=false
 export CGO_ENABLED := 0
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X stockade/internal/version.Version=$(VERSION) -X stockade/internal/version.Commit=$(COMMIT)
+# The time of the commit, so that a build is the same whenever it is made.
+BUILT ?= $(shell TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%S+00:00 2>/dev/null)
+LDFLAGS := -s -w -X stockade/internal/version.Version=$(VERSION) -X stockade/internal/version.Commit=$(COMMIT) -X stockade/internal/version.Built=$(BUILT)
 DESTDIR ?=
 LIBEXEC ?= /usr/local/libexec/stockade
 

@@ -62,6 +62,7 @@ type Engine struct {
 	LogSize        int64    // bytes that the log of a container without max-size may have; 0: no limit
 	Version        string
 	GitCommit      string
+	Built          string // RFC 3339, or empty
 }
 
 // RuntimeOptions say how an OCI runtime differs from runc.

@@ -30,11 +30,11 @@ func (s *Service) version(w http.ResponseWriter, _ *http.Request, _ scope.Scope)
 		Platform: system.PlatformInfo{Name: "Stockade"},
 		Version:  e.Version, APIVersion: s.cfg.APIVersion, MinAPIVersion: s.cfg.MinAPIVersion,
 		Os: runtime.GOOS, Arch: runtime.GOARCH,
-		GitCommit: e.GitCommit, GoVersion: runtime.Version(), KernelVersion: kernel,
+		GitCommit: e.GitCommit, BuildTime: e.Built, GoVersion: runtime.Version(), KernelVersion: kernel,
 		Components: []system.ComponentVersion{{
 			Name: "Engine", Version: e.Version,
 			Details: map[string]string{
-				"ApiVersion": s.cfg.APIVersion, "MinAPIVersion": s.cfg.MinAPIVersion, "GitCommit": e.GitCommit,
+				"ApiVersion": s.cfg.APIVersion, "MinAPIVersion": s.cfg.MinAPIVersion, "GitCommit": e.GitCommit, "BuildTime": e.Built,
 				"GoVersion": runtime.Version(), "KernelVersion": kernel, "Os": runtime.GOOS, "Arch": runtime.GOARCH,
 				"Experimental": "false",
 			},
@@ -65,7 +65,7 @@ func (s *Service) info(w http.ResponseWriter, _ *http.Request, sc scope.Scope) e
 		ID: s.id, Name: host, ServerVersion: e.Version,
 		Containers: running + paused + stopped, ContainersRunning: running, ContainersPaused: paused, ContainersStopped: stopped,
 		Images:       s.cfg.Images.Count(sc.Tenant),
-		Driver:       "overlay2",
+		Driver:       "overlayfs", // as containers and images tell it
 		DriverStatus: [][2]string{{"Backing Filesystem", backing(e.Data)}, {"Supports d_type", "true"}, {"userxattr", "true"}},
 		Plugins: system.PluginsInfo{
 			Volume: []string{"local"}, Network: []string{"bridge", "null"}, Log: []string{"json-file", "local"},

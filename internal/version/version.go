@@ -5,4 +5,5 @@ package version
 var (
 	Version = "dev"
 	Commit  = "unknown"
+	Built   = "" // time of the commit, not of the build: a build is the same whenever it is made
 )

@@ -73,6 +73,7 @@ func (s *Supervisor) handover(name string, pair *os.File) (any, []named) {
 			LogSize:        int64(s.cfg.Limits.LogMiB) << 20,
 			Version:        version.Version,
 			GitCommit:      version.Commit,
+			Built:          version.Built,
 		}, []named{{"api", listener("engine")}}
 	case "gate":
 		return setting.Gate{
