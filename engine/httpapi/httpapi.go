@@ -8,6 +8,7 @@ package httpapi
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 
@@ -121,11 +123,17 @@ func WriteError(w http.ResponseWriter, err error) {
 	_ = WriteJSON(w, code, map[string]string{"message": err.Error()})
 }
 
-// WriteJSON answers with one JSON value.
+// WriteJSON answers with one JSON value. Its length is said, so that the gate passes it on as a whole and not as a stream.
 func WriteJSON(w http.ResponseWriter, code int, v any) error {
+	var body bytes.Buffer
+	if err := json.NewEncoder(&body).Encode(v); err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
 	w.WriteHeader(code)
-	return json.NewEncoder(w).Encode(v)
+	_, err := body.WriteTo(w)
+	return err
 }
 
 // ReadJSON decodes the request's body, which the gate has already checked.
