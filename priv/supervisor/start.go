@@ -154,6 +154,10 @@ func (s *Supervisor) start(name string, pair *os.File, restarts int) (*child, er
 	cmd.SysProcAttr = attr
 	cmd.ExtraFiles = append([]*os.File{r}, files...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	if !row.InU && name != "gate" {
+		// Helpers allocate little: by default each would keep 4 MB of what it needs no longer.
+		cmd.Env = append(cmd.Env, "GOGC=25")
+	}
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
 	// SECURITY(T-701): the bounding set shrinks before the program runs, on a thread that ends right after.

@@ -180,12 +180,20 @@ func (w *logWriter) Close() {
 
 // entry appends one line of the json-file format to w.out.
 func (w *logWriter) entry(stream byte, line []byte, now time.Time) {
+	before := len(w.out)
 	b := append(w.out, `{"log":"`...)
 	b = shim.AppendEscaped(b, line)
 	if w.endStream != stream || !w.endTime.Equal(now) {
 		w.end(stream, now)
 	}
 	w.out = append(b, w.ending...)
+	if before > 0 && w.cfg.MaxSize > 0 && w.size+int64(len(w.out)) > w.cfg.MaxSize {
+		// What arrived together fills more than one file.
+		last := w.out[before:]
+		w.out = w.out[:before]
+		w.put()
+		w.out = append(w.out[:0], last...)
+	}
 }
 
 // end makes what follows the text of an entry: the same for all lines that arrive together.

@@ -97,17 +97,22 @@ func TestLogRotation(t *testing.T) {
 		name  string
 		files int
 		want  int // files that exist in the end
-	}{{"one file", 1, 1}, {"three files", 3, 3}} {
+		at    int // lines that arrive at once
+	}{{"one file", 1, 1, 1}, {"three files", 3, 3, 1}, {"all at once", 3, 3, 100}} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "log")
 			w, err := openLog(shim.Log{Path: path, MaxSize: 1000, MaxFile: tc.files})
 			if err != nil {
 				t.Fatal(err)
 			}
-			for range 100 {
-				w.write(stdout, []byte("twenty characters...\n"))
+			for range 100 / tc.at {
+				w.write(stdout, []byte(strings.Repeat("twenty characters...\n", tc.at)))
 			}
+			w.write(stdout, []byte("last\n"))
 			w.Close()
+			if list := readEntries(t, path); list[len(list)-1].Log != "last\n" {
+				t.Errorf("the last entry is %q", list[len(list)-1].Log)
+			}
 			found, _ := filepath.Glob(path + "*")
 			if len(found) != tc.want {
 				t.Errorf("files %v, want %d", found, tc.want)
