@@ -29,6 +29,7 @@ import (
 	"stockade/engine/unpack"
 	"stockade/engine/volume"
 	"stockade/internal/apiversion"
+	"stockade/internal/outbound"
 )
 
 // storeRoot is the U id that owns what is on disk: store id 0.
@@ -103,7 +104,7 @@ func open(ctx context.Context, cfg setting.Engine, log *slog.Logger) (*engine, e
 	}
 	e.images, err = image.Open(ctx, image.Config{
 		Data: cfg.Data, Unpack: unpack.Config{Path: cfg.UnpackPath, Base: storeRoot, Limits: unpack.DefaultLimits},
-		Insecure: cfg.Insecure, RegistryCA: cfg.RegistryCA, Log: log.With("part", "image"),
+		Insecure: cfg.Insecure, Proxy: outbound.New(cfg.Proxy), RegistryCA: cfg.RegistryCA, Log: log.With("part", "image"),
 		InUse: e.imageUsers,
 		Event: imageEvents(events),
 	})

@@ -56,6 +56,7 @@ type Engine struct {
 	Pool           string   // IPv4 prefix of the default bridge, for example 172.30.0.0/16; the first address is the bridge's
 	CgroupV2       bool     // host has the unified hierarchy only
 	Insecure       []string // registries (host[:port]) reached without TLS
+	Proxy          Proxy    // to registries
 	RegistryCA     string   // folder of PEM files trusted for registries besides the system's, or empty
 	ABI32          bool     // containers may make 32-bit system calls
 	NofileHard     uint64   // highest nofile limit that a container may get
@@ -63,6 +64,12 @@ type Engine struct {
 	Version        string
 	GitCommit      string
 	Built          string // RFC 3339, or empty
+}
+
+// Proxy is the way to registries; empty: directly.
+type Proxy struct {
+	HTTP, HTTPS string // URL of the proxy for registries without and with TLS
+	No          string // hosts, domains, addresses and prefixes that are reached directly, with commas between
 }
 
 // RuntimeOptions say how an OCI runtime differs from runc.

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/net/publicsuffix"
 
 	"stockade/engine/httpapi"
+	"stockade/internal/outbound"
 )
 
 // maxRedirects is how often a registry may send us elsewhere for one blob.
@@ -39,6 +40,7 @@ var errRefused = errors.New("refused")
 type remote struct {
 	host      string // host[:port] of its API
 	plain     bool   // without TLS
+	proxy     outbound.Proxy
 	transport *http.Transport
 	resolver  remotes.Resolver
 }
@@ -70,9 +72,10 @@ func (s *Store) remote(named reference.Named, auth registry.AuthConfig) (*remote
 	if err != nil {
 		return nil, err
 	}
-	rm := &remote{host: host, plain: s.insecure(reference.Domain(named))}
+	rm := &remote{host: host, proxy: s.cfg.Proxy, plain: s.insecure(reference.Domain(named))}
 	rm.transport = &http.Transport{
 		DialContext:            rm.dial,
+		Proxy:                  s.cfg.Proxy.Choose,
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    15 * time.Second,
 		ResponseHeaderTimeout:  time.Minute,
@@ -204,22 +207,19 @@ func hostname(hostport string) string {
 	return strings.Trim(hostport, "[]")
 }
 
-// metadataV6 is where a cloud provider answers with the machine's secrets over IPv6; over IPv4 it is link-local.
-var metadataV6 = netip.MustParseAddr("fd00:ec2::254")
-
 // dial connects to a registry, or to where it sends us.
 //
 // SECURITY(T-403): not to metadata services, nor to this host's own unless the image's name says so. The address that
 // the connection really uses is checked, so that a changing DNS answer does not help.
 func (rm *remote) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	own := hostname(address) == hostname(rm.host)
+	own := hostname(address) == hostname(rm.host) || rm.proxy.Is(address)
 	d := net.Dialer{Timeout: 30 * time.Second, Control: func(_, to string, _ syscall.RawConn) error {
 		ap, err := netip.ParseAddrPort(to)
 		if err != nil {
 			return err
 		}
 		ip := ap.Addr().Unmap().WithZone("")
-		if ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() || ip == metadataV6 || ip.IsLoopback() && !own {
+		if outbound.Local(ip) && !(own && ip.IsLoopback()) {
 			return fmt.Errorf("connection to %s: %w", ip, errRefused)
 		}
 		return nil

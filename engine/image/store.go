@@ -28,6 +28,7 @@ import (
 
 	"stockade/engine/unpack"
 	"stockade/internal/failpoint"
+	"stockade/internal/outbound"
 )
 
 // leaseTime is how long what an interrupted operation has brought is kept.
@@ -48,7 +49,8 @@ type Config struct {
 	Data       string        // the engine's data folder
 	Unpack     unpack.Config // how layers are written
 	Insecure   []string      // registries (host[:port]) reached without TLS
-	RegistryCA string        // folder of PEM files trusted besides the system's, or empty
+	Proxy      outbound.Proxy
+	RegistryCA string // folder of PEM files trusted besides the system's, or empty
 	Log        *slog.Logger
 	Now        func() time.Time // nil: time.Now
 	// InUse lists a tenant's containers that were made from an image.

@@ -25,6 +25,7 @@ import (
 
 	"stockade/api/scope"
 	"stockade/engine/httpapi"
+	"stockade/internal/outbound"
 )
 
 const (
@@ -34,7 +35,7 @@ const (
 
 // registryClient trusts the system's authorities and the PEM files of folder ca. It follows no redirect: credentials go
 // to the place that was named and nowhere else.
-func registryClient(ca string) (*http.Client, error) {
+func registryClient(ca string, proxy outbound.Proxy) (*http.Client, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool()
@@ -54,7 +55,7 @@ func registryClient(ca string) (*http.Client, error) {
 	return &http.Client{
 		Timeout: 30 * time.Second,
 		Transport: &http.Transport{
-			DialContext: dialer.DialContext, ForceAttemptHTTP2: true, DisableKeepAlives: true,
+			DialContext: dialer.DialContext, Proxy: proxy.Choose, ForceAttemptHTTP2: true, DisableKeepAlives: true,
 			TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -77,6 +77,7 @@ func (s *Service) info(w http.ResponseWriter, _ *http.Request, sc scope.Scope) e
 		SystemTime:    time.Now().Format(time.RFC3339Nano),
 		LoggingDriver: "json-file", CgroupDriver: "cgroupfs", CgroupVersion: "1",
 		KernelVersion: kernel, OperatingSystem: osName, OSVersion: osVersion, OSType: "linux", Architecture: machine,
+		HTTPProxy: e.Proxy.HTTP, HTTPSProxy: e.Proxy.HTTPS, NoProxy: e.Proxy.No,
 		IndexServerAddress: indexServer, RegistryConfig: s.registries(),
 		NCPU: runtime.NumCPU(), MemTotal: memTotal("/proc/meminfo"),
 		DockerRootDir: e.Data, Labels: []string{},

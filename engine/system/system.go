@@ -19,6 +19,7 @@ import (
 	"stockade/api/scope"
 	"stockade/api/setting"
 	"stockade/engine/httpapi"
+	"stockade/internal/outbound"
 )
 
 // Containers is what this package needs of package container.
@@ -72,7 +73,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := registryClient(cfg.Engine.RegistryCA)
+	client, err := registryClient(cfg.Engine.RegistryCA, outbound.New(cfg.Engine.Proxy))
 	if err != nil {
 		return nil, err
 	}

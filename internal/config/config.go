@@ -12,6 +12,7 @@ import (
 	"io"
 	"maps"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -74,8 +75,11 @@ type Limits struct {
 
 // Registries says how image registries are reached.
 type Registries struct {
-	Insecure []string `toml:"insecure"` // host[:port] without TLS
-	CA       string   `toml:"ca"`       // folder of PEM files trusted besides the system's
+	Insecure   []string `toml:"insecure"`    // host[:port] without TLS
+	CA         string   `toml:"ca"`          // folder of PEM files trusted besides the system's
+	HTTPProxy  string   `toml:"http_proxy"`  // URL of a proxy to registries without TLS; nothing is taken from the environment
+	HTTPSProxy string   `toml:"https_proxy"` // and to those with TLS
+	NoProxy    []string `toml:"no_proxy"`    // hosts, domains, addresses and prefixes that are reached directly
 }
 
 // Ghost is the range for ids that are nobody's in a bind mount: no process ever has one, and no container range may
@@ -233,6 +237,15 @@ func (c *Config) complete() error {
 	}
 	if c.Limits.LogMiB < 0 || c.Limits.LogMiB > 1<<20 {
 		bad("limits.log_mib", "%d is not between 0 and %d", c.Limits.LogMiB, 1<<20)
+	}
+	for key, text := range map[string]string{"registries.http_proxy": c.Registries.HTTPProxy, "registries.https_proxy": c.Registries.HTTPSProxy} {
+		u, err := url.Parse(text)
+		if text != "" && (err != nil || !slices.Contains([]string{"http", "https", "socks5"}, u.Scheme) || u.Hostname() == "" || u.User != nil) {
+			bad(key, "%q is not the URL of a proxy (http, https or socks5, without a password)", text)
+		}
+	}
+	if slices.ContainsFunc(c.Registries.NoProxy, func(h string) bool { return h == "" || strings.ContainsAny(h, ", ") }) {
+		bad("registries.no_proxy", "%q are not names or addresses", c.Registries.NoProxy)
 	}
 	if c.StopSeconds < 1 || c.StopSeconds > 600 {
 		bad("stop_seconds", "%d is not between 1 and 600", c.StopSeconds)

@@ -83,7 +83,7 @@ func TestExample(t *testing.T) {
 	want := Default()
 	want.Bin, want.IDs = "/usr/local/libexec/stockade", IDs{First: 1879048192, Count: 33554432}
 	want.Runtimes = map[string]string{"runc": "/usr/local/libexec/stockade/runc"}
-	want.Registries.Insecure = []string{}
+	want.Registries.Insecure, want.Registries.NoProxy = []string{}, []string{}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the example says other defaults (-built in +example):\n%s", diff)
 	}

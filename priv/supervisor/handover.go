@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -68,6 +69,7 @@ func (s *Supervisor) handover(name string, pair *os.File) (any, []named) {
 			CgroupV2:       s.cgroups.V2,
 			Insecure:       s.cfg.Registries.Insecure,
 			RegistryCA:     s.cfg.Registries.CA,
+			Proxy:          setting.Proxy{HTTP: s.cfg.Registries.HTTPProxy, HTTPS: s.cfg.Registries.HTTPSProxy, No: strings.Join(s.cfg.Registries.NoProxy, ",")},
 			ABI32:          s.cfg.ABI32,
 			NofileHard:     nofileHard(),
 			LogSize:        int64(s.cfg.Limits.LogMiB) << 20,
