@@ -46,6 +46,12 @@ func (s *Service) handleCreate(w http.ResponseWriter, r *http.Request, sc scope.
 	return httpapi.WriteJSON(w, http.StatusCreated, resp)
 }
 
+// has tells whether the tenant has an image of any platform by a name.
+func (s *Service) has(ctx context.Context, tenant, ref string) bool {
+	_, err := s.cfg.Images.Resolve(ctx, tenant, ref, nil)
+	return err == nil
+}
+
 // tooNew refuses what the client's version of the API does not have.
 func tooNew(version string, hc *container.HostConfig) error {
 	if hc == nil {
@@ -148,7 +154,7 @@ func (s *Service) resolve(ctx context.Context, tenant, ref, platform string) (Im
 		want = &p
 	}
 	img, err := s.cfg.Images.Resolve(ctx, tenant, ref, want)
-	if errdefs.IsNotFound(err) {
+	if errdefs.IsNotFound(err) && (want == nil || !s.has(ctx, tenant, ref)) {
 		return Image{}, "", notFound("No such image: %s", familiar(ref))
 	}
 	if err != nil {
