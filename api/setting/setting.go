@@ -78,6 +78,9 @@ type RuntimeOptions struct {
 	// OwnCommands: containers are started, entered and deleted by the runtime's own commands. Without it the server does
 	// that itself, as runc would.
 	OwnCommands bool
+	// OwnUserns: the runtime makes a container's user namespace itself, with the container's id map, because it cannot enter
+	// one that exists.
+	OwnUserns bool
 }
 
 // Mountd is what stockade-mountd needs. Hand-over fds: "engine" (listener), "grantd" (socket pair end),

@@ -10,6 +10,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"stockade/api/setting"
 	"stockade/engine/shim"
 )
 
@@ -55,6 +56,11 @@ func (r *Runtime) writeConfig(t *task, s Spec) error {
 		namespace(specs.UserNamespace, t.slot.user), namespace(specs.NetworkNamespace, t.slot.net),
 		namespace(specs.PIDNamespace, t.slot.pid), namespace(specs.IPCNamespace, t.slot.ipc),
 		{Type: specs.UTSNamespace}, {Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+	}
+	if t.options().OwnUserns {
+		// A child of U with the container's map, as slot.user is.
+		ids := []specs.LinuxIDMapping{{HostID: base(t.slot.block), Size: setting.BlockSize}}
+		linux.Namespaces[0], linux.UIDMappings, linux.GIDMappings = specs.LinuxNamespace{Type: specs.UserNamespace}, ids, ids
 	}
 	if t.slot.shm != nil && !s.mountsAt("/dev/shm") {
 		shm := bind("/dev/shm", filepath.Join(t.slot.bundle, shmDir), false)

@@ -64,6 +64,7 @@ type Network struct {
 type RuntimeOptions struct {
 	Args        []string `toml:"args"`         // global arguments, before the command
 	OwnCommands bool     `toml:"own_commands"` // it starts, enters and deletes containers by its own commands; default false
+	OwnUserns   bool     `toml:"own_userns"`   // it makes user namespaces itself, with the ids it is told; default false
 }
 
 // Limits hold what names no limit of its own.

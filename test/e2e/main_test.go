@@ -11,14 +11,19 @@ import (
 	"stockade/test/harness"
 )
 
-// runtimes are two: the default, and one that does everything by its own commands.
+// runtimes are the default, one that does everything by its own commands, and one that makes the user namespace, too.
 var runtimes = `
 [runtimes]
 runc = "` + harness.Bin + `/runc"
 crun = "` + harness.Bin + `/crun"
+crun-userns = "` + harness.Bin + `/crun"
 [runtime_options.crun]
 args = ["--cgroup-manager=disabled"]
 own_commands = true
+[runtime_options.crun-userns]
+args = ["--cgroup-manager=disabled"]
+own_commands = true
+own_userns = true
 `
 
 func TestMain(m *testing.M) {

@@ -67,6 +67,24 @@ func TestSecondRuntime(t *testing.T) {
 	})
 }
 
+// TestRuntimeWithOwnUserns holds that a runtime that makes the user namespace itself gives the container no other ids.
+func TestRuntimeWithOwnUserns(t *testing.T) {
+	d := newest(t)
+	volume := d.volume()
+	name := d.sleeper("--runtime", "crun-userns", "--network", "none", "-v", volume+":/v")
+	d.want("0", "exec", name, "sh", "-c", "touch /v/f && stat -c %u /v/f")
+	d.want("0", "run", "--rm", "-v", volume+":/v", "busybox", "stat", "-c", "%u", "/v/f")
+	first := strings.Fields(d.ok("exec", name, "cat", "/proc/self/uid_map"))
+	if len(first) != 3 || first[0] != "0" || first[1] == "0" || first[2] != "65536" {
+		t.Errorf("id map %v", first)
+	}
+	second := d.ok("run", "--rm", "--runtime", "crun-userns", "--network", "none", "busybox", "cat", "/proc/self/uid_map")
+	if strings.Join(strings.Fields(second), " ") == strings.Join(first, " ") {
+		t.Errorf("two containers have the same ids: %v", first)
+	}
+	d.fails(9, "", "exec", name, "sh", "-c", "exit 9")
+}
+
 // TestUnknownRuntime holds that nobody but the administrator names a program.
 func TestUnknownRuntime(t *testing.T) {
 	both(t, func(t *testing.T, d client) {
