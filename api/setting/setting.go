@@ -60,6 +60,7 @@ type Engine struct {
 	RegistryCA     string   // folder of PEM files trusted for registries besides the system's, or empty
 	ABI32          bool     // containers may make 32-bit system calls
 	NofileHard     uint64   // highest nofile limit that a container may get
+	Memory         int64    // bytes that a container without a limit of memory may have; 0: no limit
 	LogSize        int64    // bytes that the log of a container without max-size may have; 0: no limit
 	Version        string
 	GitCommit      string

@@ -138,7 +138,7 @@ func (s *Service) runtimeSpec(ctx context.Context, v *view) (*runtime.Spec, *con
 	_, _, gateway, _ := s.cfg.Networks.Bridge(v.Tenant)
 	rs, err := spec.Build(spec.Input{
 		ID: v.ID, Tenant: v.Tenant, Creator: v.Creator, Join: join, Layers: v.Layers, Config: config, HostConfig: v.Host, Mounts: v.Mounts, Account: account,
-		MAC: v.MAC, Gateway: gateway, HostResolv: readResolv(), NofileHard: s.cfg.Settings.NofileHard, LogSize: s.cfg.Settings.LogSize, ABI32: s.cfg.Settings.ABI32, LogPath: v.LogPath,
+		MAC: v.MAC, Gateway: gateway, HostResolv: readResolv(), NofileHard: s.cfg.Settings.NofileHard, Memory: s.cfg.Settings.Memory, LogSize: s.cfg.Settings.LogSize, ABI32: s.cfg.Settings.ABI32, LogPath: v.LogPath,
 		LogAttrs: spec.LogAttrs(v.Host.LogConfig, v.Config), HasInit: s.cfg.Settings.InitPath != "",
 		NoNetwork: v.Host.NetworkMode.IsNone() || network != nil, ConsoleSize: v.Host.ConsoleSize,
 	})

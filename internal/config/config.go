@@ -69,9 +69,10 @@ type RuntimeOptions struct {
 
 // Limits hold what names no limit of its own.
 type Limits struct {
-	Memory int `toml:"memory"`  // percent of the host's memory that all containers together may have, 100: no limit; default 90
-	Pids   int `toml:"pids"`    // percent of the host's process ids that all containers together may have, 100: no limit; default 75
-	LogMiB int `toml:"log_mib"` // size of the json-file log of a container that names no max-size, 0: no limit; default 512
+	Memory    int `toml:"memory"`           // percent of the host's memory that all containers together may have, 100: no limit; default 90
+	Container int `toml:"container_memory"` // the same for one that names no limit; less, so that it runs out of memory alone; default 80
+	Pids      int `toml:"pids"`             // percent of the host's process ids that all containers together may have, 100: no limit; default 75
+	LogMiB    int `toml:"log_mib"`          // size of the json-file log of a container that names no max-size, 0: no limit; default 512
 }
 
 // Registries says how image registries are reached.
@@ -96,7 +97,7 @@ func Default() Config {
 		CgroupParent: "stk",
 		LowPorts:     []uint16{80, 443},
 		BindPrefixes: []string{"/home", "/srv", "/mnt", "/media", "/opt"},
-		Limits:       Limits{Memory: 90, Pids: 75, LogMiB: 512},
+		Limits:       Limits{Memory: 90, Container: 80, Pids: 75, LogMiB: 512},
 		Network:      Network{Prefix: "stk", Pool: "172.30.0.0/16"},
 		StopSeconds:  20,
 	}
@@ -231,7 +232,7 @@ func (c *Config) complete() error {
 	if c.Registries.CA != "" && !clean(c.Registries.CA) {
 		bad("registries.ca", "%q is not an absolute, clean path", c.Registries.CA)
 	}
-	for key, percent := range map[string]int{"limits.memory": c.Limits.Memory, "limits.pids": c.Limits.Pids} {
+	for key, percent := range map[string]int{"limits.memory": c.Limits.Memory, "limits.container_memory": c.Limits.Container, "limits.pids": c.Limits.Pids} {
 		if percent < 1 || percent > 100 {
 			bad(key, "%d is not between 1 and 100", percent)
 		}

@@ -56,17 +56,12 @@ func (s *Supervisor) makeCgroups() error {
 // SECURITY(T-305): cgroupd knows no request that changes the parent. A limit that the kernel does not take, because more is
 // in use already, is logged: the server had rather start.
 func (s *Supervisor) limit(dir string) {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		s.log.Warn("limit of all containers", "err", err)
-		return
-	}
 	memory, pids := "-1", "max"
 	if s.cgroups.V2 {
 		memory = "max"
 	}
-	if p := s.cfg.Limits.Memory; p < 100 {
-		memory = strconv.FormatUint(uint64(info.Totalram)*uint64(info.Unit)/100*uint64(p), 10)
+	if n := memoryShare(s.cfg.Limits.Memory); n > 0 {
+		memory = strconv.FormatInt(n, 10)
 	}
 	if p := s.cfg.Limits.Pids; p < 100 {
 		n := number("/proc/sys/kernel/pid_max")
@@ -86,6 +81,15 @@ func (s *Supervisor) limit(dir string) {
 			s.log.Warn("limit of all containers", "path", path, "value", value, "err", err)
 		}
 	}
+}
+
+// memoryShare is a part of the host's memory in bytes, 0 for all of it, which is no limit.
+func memoryShare(percent int) int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil || percent >= 100 {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit) / 100 * int64(percent)
 }
 
 // number reads a number of the kernel's, 0 if it has none.

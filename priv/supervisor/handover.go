@@ -72,6 +72,7 @@ func (s *Supervisor) handover(name string, pair *os.File) (any, []named) {
 			Proxy:          setting.Proxy{HTTP: s.cfg.Registries.HTTPProxy, HTTPS: s.cfg.Registries.HTTPSProxy, No: strings.Join(s.cfg.Registries.NoProxy, ",")},
 			ABI32:          s.cfg.ABI32,
 			NofileHard:     nofileHard(),
+			Memory:         memoryShare(s.cfg.Limits.Container),
 			LogSize:        int64(s.cfg.Limits.LogMiB) << 20,
 			Version:        version.Version,
 			GitCommit:      version.Commit,

@@ -26,6 +26,7 @@ type Input struct {
 	Gateway     string // of the default bridge, for host-gateway
 	HostResolv  []byte // the host's resolv.conf
 	NofileHard  uint64
+	Memory      int64 // that a container without a limit may have; 0: no limit
 	LogSize     int64 // of a log without max-size; 0: no limit
 	ABI32       bool  // 32-bit system calls are allowed
 	LogPath     string
@@ -80,6 +81,10 @@ func Build(in Input) (*runtime.Spec, error) {
 	}
 	if s.Init && !in.HasInit {
 		return nil, invalid("this server has no init program")
+	}
+	if s.Limits.Memory == 0 {
+		// SECURITY(T-305): a container without a limit runs out of memory before all containers together do.
+		s.Limits.Memory = in.Memory
 	}
 	// Annotations stay empty: SECURITY(T-303).
 	s.OCI = &specs.Spec{

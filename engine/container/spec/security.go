@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,9 +14,19 @@ import (
 )
 
 // DefaultMasked are paths hidden from containers (SECURITY T-502).
-var DefaultMasked = []string{
+var DefaultMasked = append([]string{
 	"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 	"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+}, thermal("/sys/devices/system/cpu")...)
+
+// thermal are the counters of each CPU's heat, which tell what others compute; Docker hides those of the CPUs that there
+// are, too.
+func thermal(cpus string) []string {
+	found, err := filepath.Glob(cpus + "/cpu[0-9]*/thermal_throttle")
+	if err != nil { // cpus has no pattern in it
+		return nil
+	}
+	return found
 }
 
 // DefaultReadonly are paths that containers cannot write.

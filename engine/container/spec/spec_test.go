@@ -534,6 +534,25 @@ func TestLogOf(t *testing.T) {
 	}
 }
 
+// T-502: counters of heat are hidden for each CPU that has them.
+func TestThermal(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"cpu0/thermal_throttle", "cpu11/thermal_throttle", "cpu2/cache", "cpufreq/thermal_throttle"} {
+		if err := os.MkdirAll(dir+"/"+name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{dir + "/cpu0/thermal_throttle", dir + "/cpu11/thermal_throttle"}
+	if diff := cmp.Diff(want, thermal(dir)); diff != "" {
+		t.Error(diff)
+	}
+	for _, path := range []string{"/proc/interrupts", "/sys/devices/virtual/powercap", "/proc/acpi", "/proc/asound", "/proc/scsi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/sys/firmware"} {
+		if !slices.Contains(DefaultMasked, path) {
+			t.Errorf("%s is not hidden", path)
+		}
+	}
+}
+
 // T-305: a log that names no size has the server's.
 func TestDefaultLogSize(t *testing.T) {
 	for _, c := range []struct {
@@ -552,6 +571,16 @@ func TestDefaultLogSize(t *testing.T) {
 		s, err := Build(Input{Config: &container.Config{Cmd: []string{"sh"}}, HostConfig: &container.HostConfig{LogConfig: c.lc}, LogSize: c.limit})
 		if err != nil || s.Log.MaxSize != c.size || s.Log.MaxFile != c.files {
 			t.Errorf("%+v: %+v %v", c, s, err)
+		}
+	}
+}
+
+// T-305: a container that names no memory has the server's limit, and one that does its own.
+func TestDefaultMemory(t *testing.T) {
+	for own, want := range map[int64]int64{0: 1 << 30, 8 << 20: 8 << 20, 2 << 30: 2 << 30} {
+		s, err := Build(Input{Config: &container.Config{Cmd: []string{"sh"}}, HostConfig: &container.HostConfig{Resources: container.Resources{Memory: own}}, Memory: 1 << 30})
+		if err != nil || s.Limits.Memory != want {
+			t.Errorf("%d: %+v %v", own, s, err)
 		}
 	}
 }
