@@ -85,7 +85,8 @@ Made from test/compat by "STOCKADE_GOLDEN=1 go test ./test/compat"; a test compa
 against Debian's dockerd, and compares exit codes, HTTP statuses, output, error messages, and the names and types of all JSON
 fields. Ids, times, sizes and addresses are masked. The differences that exist are these, each for a reason; any other
 fails the test, and a row that is no longer true fails it, too. * stands for any text. What Stockade does not
-implement at all stands in [api.md](api.md).
+implement at all stands in [api.md](api.md); what options do differently, such as ports that are published on IPv4
+addresses only (no "[::]" in "docker ps"), in [options.md](options.md).
 
 | Scenario / call | Difference (Docker's first) | Reason |
 |---|---|---|
