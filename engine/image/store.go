@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -24,6 +25,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 
 	"stockade/engine/unpack"
@@ -163,6 +165,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	if err == nil {
 		err = s.endLeases(ctx)
+	}
+	if err == nil {
+		err = s.doubt(ctx)
 	}
 	if err != nil {
 		s.bolt.Close()
@@ -368,6 +373,21 @@ func (s *Store) endLeases(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// doubt makes the first collection compare the disk with the records. containerd's collector does so only when an entry
+// was removed since the start: a blob whose entry went right before a crash would stay.
+func (s *Store) doubt(ctx context.Context) error {
+	ctx = namespaces.WithNamespace(ctx, "start")
+	text := []byte("start\n")
+	blob := ocispec.Descriptor{MediaType: "text/plain", Digest: digest.FromBytes(text), Size: int64(len(text))}
+	if err := content.WriteBlob(ctx, s.blobs, "start", bytes.NewReader(text), blob); err != nil {
+		return fmt.Errorf("write to the content store: %w", err)
+	}
+	if err := s.blobs.Delete(ctx, blob.Digest); err != nil {
+		return fmt.Errorf("remove from the content store: %w", err)
+	}
+	return nil
 }
 
 // keyed is one lock per key.
