@@ -63,7 +63,12 @@ func (r *Runtime) leftBehind() (map[string]bundle, error) {
 	}
 	r.left = map[string]bundle{}
 	for _, e := range entries {
-		if st, err := readState(filepath.Join(r.bundles, e.Name())); err == nil && !st.Started.IsZero() {
+		st, err := readState(filepath.Join(r.bundles, e.Name()))
+		if err != nil || st.Started.IsZero() {
+			continue
+		}
+		// Of a container that was started again there may be a second one, being given back.
+		if other, ok := r.left[st.Container]; !ok || st.Started.After(other.state.Started) {
 			r.left[st.Container] = bundle{e.Name(), st}
 		}
 	}
