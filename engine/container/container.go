@@ -73,6 +73,20 @@ func (c *item) force(st *store.Store, f func(*view)) error {
 	return st.Put(&v.Record)
 }
 
+// record writes a changed view that is published later, and returns the one that it was made from: whoever finds another
+// one then must write again.
+func (c *item) record(st *store.Store, f func(*view)) (of *view, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	of = c.now.Load()
+	v := *of
+	f(&v)
+	if err := st.Put(&v.Record); err != nil {
+		return nil, err
+	}
+	return of, nil
+}
+
 func (c *item) setKeep(keep bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

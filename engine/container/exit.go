@@ -47,19 +47,9 @@ func (s *Service) ended(c *item, task runtime.Task) {
 		exit.At = time.Now()
 	}
 	failpoint.Hit("container.exit.record")
-	// Before anybody hears of the end: who waited may want the same host port.
-	releaseErr := s.cfg.Runtime.Release(ctx, v.ID)
-	if releaseErr != nil {
-		s.cfg.Log.Error("release container", "container", v.ID, "err", releaseErr)
-	}
-	failpoint.Hit("container.exit.released")
 	again, wait := c.decide(&v.Record, exit)
 	autoRemove := v.Host.AutoRemove && !again && !c.kept()
-	st := s.st
-	if autoRemove {
-		st = nil // its record goes away now; after a crash Recover finds the end once more
-	}
-	if err := c.force(st, func(v *view) {
+	end := func(v *view) {
 		v.Task = nil
 		v.State.Paused = false
 		v.State.Running, v.State.Restarting = again, again
@@ -67,10 +57,29 @@ func (s *Service) ended(c *item, task runtime.Task) {
 		if again {
 			v.State.RestartCount++
 		}
-	}); err != nil {
-		s.cfg.Log.Error("record end of container", "container", v.ID, "err", err)
+	}
+	// Recorded before the release, which takes away what Recover would know the end by; but for a container that is about
+	// to be removed.
+	var recorded *view
+	if !autoRemove {
+		var err error
+		if recorded, err = c.record(s.st, end); err != nil {
+			s.cfg.Log.Error("record end of container", "container", v.ID, "err", err)
+		}
 	}
 	failpoint.Hit("container.exit.recorded")
+	// Before anybody hears of the end: who waited may want the same host port.
+	if err := s.cfg.Runtime.Release(ctx, v.ID); err != nil {
+		s.cfg.Log.Error("release container", "container", v.ID, "err", err)
+	}
+	failpoint.Hit("container.exit.released")
+	st := s.st
+	if autoRemove || c.view() == recorded {
+		st = nil
+	}
+	if err := c.force(st, end); err != nil {
+		s.cfg.Log.Error("record end of container", "container", v.ID, "err", err)
+	}
 	s.publishEnd(c.view(), task, exit)
 	var stop chan struct{}
 	if again {
