@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,7 +54,8 @@ func (c *item) update(st *store.Store, f func(*view)) error {
 	f(&v)
 	if st != nil {
 		if err := st.Put(&v.Record); err != nil {
-			return err
+			// It may be on disk all the same, and perhaps nobody could tell the difference until the next start.
+			return errors.Join(err, st.Put(&c.now.Load().Record))
 		}
 	}
 	c.now.Store(&v)

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -42,16 +43,16 @@ func (s *Service) freeze(w http.ResponseWriter, r *http.Request, sc scope.Scope,
 		return conflict("container %s is not paused", v.ID)
 	}
 	ctx := context.WithoutCancel(r.Context())
-	do, action := task.Resume, events.ActionUnPause
+	do, undo, action := task.Resume, task.Pause, events.ActionUnPause
 	if pause {
-		do, action = task.Pause, events.ActionPause
+		do, undo, action = task.Pause, task.Resume, events.ActionPause
 	}
 	if err := do(ctx); err != nil {
 		return fmt.Errorf("cannot %s container %s: %w", action, v.ID, err)
 	}
 	failpoint.Hit("container.pause.frozen")
 	if err := c.update(s.st, func(v *view) { v.State.Paused = pause }); err != nil {
-		return err
+		return errors.Join(err, undo(ctx))
 	}
 	failpoint.Hit("container.pause.recorded")
 	s.publish(v, action)

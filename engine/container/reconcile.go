@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/mount"
 
+	"stockade/engine/container/spec"
 	"stockade/engine/runtime"
 )
 
@@ -130,6 +131,7 @@ func (s *Service) recover(ctx context.Context, c *item) (restart bool, err error
 			if err != nil { // a full disk must not keep the server from starting
 				s.cfg.Log.Error("record running container", "container", v.ID, "err", err)
 			}
+			s.enforce(ctx, v, task)
 			s.startHealth(c, task)
 			s.background(func() { s.watch(c, task) })
 			return false, nil
@@ -165,6 +167,22 @@ func (s *Service) recover(ctx context.Context, c *item) (restart bool, err error
 	return st.StartedBefore && ShouldRestart(v.Host.RestartPolicy, st.ExitCode, st.RestartCount, st.ManuallyStopped), nil
 }
 
+// enforce makes a running container stand still or go on, and has it keep its limits, as its record says: a crash may have
+// come between the two, and a commit lets a container stand still that nobody paused.
+func (s *Service) enforce(ctx context.Context, v *view, task runtime.Task) {
+	hold := task.Resume
+	if v.State.Paused {
+		hold = task.Pause
+	}
+	// One that has just ended has neither.
+	if err := hold(ctx); err != nil && !errdefs.IsFailedPrecondition(err) {
+		s.cfg.Log.Error("pause or resume a running container", "container", v.ID, "paused", v.State.Paused, "err", err)
+	}
+	if err := task.Update(ctx, spec.Limits(&v.Host.Resources)); err != nil {
+		s.cfg.Log.Error("limits of a running container", "container", v.ID, "err", err)
+	}
+}
+
 func (s *Service) restartAtBoot(c *item) {
 	c.op.Lock()
 	defer c.op.Unlock()
@@ -193,7 +211,7 @@ func (s *Service) finishRemoval(ctx context.Context, c *item) error {
 	} else if !errdefs.IsNotFound(err) {
 		return err
 	}
-	return s.takeApart(ctx, c, false)
+	return s.takeApart(ctx, c, c.view().State.RemovingVolumes)
 }
 
 // removeFolders removes the logs of containers that do not exist.

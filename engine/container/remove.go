@@ -119,7 +119,7 @@ func (s *Service) takeApart(ctx context.Context, c *item, volumes bool) error {
 	v := c.view()
 	if len(v.Mounts) > 0 {
 		// "Removing" is on disk before volumes go; on a full disk they go without, as nothing else makes room.
-		if err := c.update(s.st, func(*view) {}); err != nil {
+		if err := c.update(s.st, func(v *view) { v.State.RemovingVolumes = volumes }); err != nil {
 			s.cfg.Log.Error("record removal", "container", v.ID, "err", err)
 		}
 	}

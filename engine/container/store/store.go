@@ -55,6 +55,7 @@ type State struct {
 	Paused          bool      `json:"paused,omitempty"`
 	Restarting      bool      `json:"restarting,omitempty"`
 	Removing        bool      `json:"removing,omitempty"`
+	RemovingVolumes bool      `json:"removingVolumes,omitempty"` // those without a name, too
 	Dead            bool      `json:"dead,omitempty"`
 	OOMKilled       bool      `json:"oomKilled,omitempty"`
 	ManuallyStopped bool      `json:"manuallyStopped,omitempty"`
@@ -243,12 +244,12 @@ func (s *Store) put(r *Record) error {
 		err = s.write(s.path(r.ID), data, lasting(r))
 	}
 	if err != nil {
-		return err
+		next.static = [sha256.Size]byte{} // what is on disk is not known: the next record is written as a whole
 	}
 	s.mu.Lock()
 	s.last[r.ID] = next
 	s.mu.Unlock()
-	return nil
+	return err
 }
 
 func (s *Store) write(path string, data []byte, sync bool) error {
