@@ -40,7 +40,7 @@ func (s *Service) freeze(w http.ResponseWriter, r *http.Request, sc scope.Scope,
 		if pause {
 			return conflict("container %s is already paused", v.ID)
 		}
-		return conflict("container %s is not paused", v.ID)
+		return conflict("Container %s is not paused", v.ID)
 	}
 	ctx := context.WithoutCancel(r.Context())
 	do, undo, action := task.Resume, task.Pause, events.ActionUnPause

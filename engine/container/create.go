@@ -285,12 +285,6 @@ func defaults(c *container.Config, hc *container.HostConfig) error {
 			hc.ReadonlyPaths = slices.Clone(spec.DefaultReadonly)
 		}
 	}
-	// Empty lists, as clients expect them.
-	for _, list := range []*[]string{&hc.DNSOptions, &hc.DNSSearch} {
-		if *list == nil {
-			*list = []string{}
-		}
-	}
 	return nil
 }
 

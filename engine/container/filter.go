@@ -89,18 +89,18 @@ func (s *Service) filter(ctx context.Context, tenant string, raw httpapi.Filters
 	for _, v := range raw["exited"] {
 		n, err := strconv.Atoi(v)
 		if err != nil {
-			return nil, invalid("invalid filter 'exited=%s'", v)
+			return nil, invalid("invalid filter 'exited=%s': %v", v, err)
 		}
 		f.exited = append(f.exited, n)
 	}
 	for _, v := range raw["status"] {
 		if err := container.ValidateContainerState(container.ContainerState(v)); err != nil {
-			return nil, invalid("invalid filter 'status=%s'", v)
+			return nil, invalid("invalid filter 'status=%s': %v", v, err)
 		}
 	}
 	for _, v := range raw["health"] {
 		if err := container.ValidateHealthStatus(container.HealthStatus(v)); err != nil {
-			return nil, invalid("invalid filter 'health=%s'", v)
+			return nil, invalid("invalid filter 'health=%s': %v", v, err)
 		}
 	}
 	task, err := raw.Bool("is-task", false)

@@ -36,6 +36,9 @@ func (s *Service) handleInspect(w http.ResponseWriter, r *http.Request, sc scope
 		root := rw + v.ImageSize
 		resp.SizeRw, resp.SizeRootFs = &rw, &root
 	}
+	if httpapi.VersionLess(sc.Version, "1.48") {
+		resp.ImageManifestDescriptor = nil
+	}
 	if httpapi.VersionLess(sc.Version, "1.52") {
 		return httpapi.WriteJSON(w, http.StatusOK, withLegacyNetwork(resp))
 	}

@@ -347,7 +347,7 @@ func TestCreateRefusals(t *testing.T) {
 		{"no image", container.Config{Image: "nope"}, container.HostConfig{}, 404, "No such image: nope:latest"},
 		{"ungranted bind", container.Config{}, container.HostConfig{Binds: []string{"/etc:/x"}}, 403, `bind source "/etc" was not granted`},
 		{"rm and restart", container.Config{}, container.HostConfig{AutoRemove: true, RestartPolicy: container.RestartPolicy{Name: "always"}}, 400, "can't create 'AutoRemove' container with restart policy"},
-		{"capability", container.Config{}, container.HostConfig{CapAdd: []string{"NOPE"}}, 400, `unknown capability: "CAP_NOPE"`},
+		{"capability", container.Config{}, container.HostConfig{CapAdd: []string{"NOPE"}}, 400, `invalid CapAdd: unknown capability: "CAP_NOPE"`},
 		{"memory", container.Config{}, container.HostConfig{Resources: container.Resources{Memory: 1}}, 400, "Minimum memory limit allowed is 6MB"},
 		{"log driver", container.Config{}, container.HostConfig{LogConfig: container.LogConfig{Type: "syslog"}}, 400, "logger: no log driver named 'syslog' is registered"},
 		{"signal", container.Config{StopSignal: "SIGNOPE"}, container.HostConfig{}, 400, "invalid signal: SIGNOPE"},

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"stockade/api/scope"
+	"stockade/engine/httpapi"
 )
 
 // handleAttachWebSocket attaches a client by WebSocket: standard output and error come in one unmarked stream of binary
@@ -22,6 +23,10 @@ func (s *Service) handleAttachWebSocket(w http.ResponseWriter, r *http.Request, 
 	defer q.over()
 	if r.Header.Get("Upgrade") == "" {
 		return invalid("a WebSocket handshake is needed (RFC 6455, version 13)")
+	}
+	if httpapi.VersionLess(sc.Version, "1.42") {
+		// These versions did not ask which streams.
+		q.stdin, q.streams.Stdout, q.streams.Stderr = q.v.Config.OpenStdin, true, true
 	}
 	// The gate has refused requests with an Origin (T-101), so there is none to compare.
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -54,11 +55,11 @@ func Capabilities(add, drop []string, privileged bool) ([]string, error) {
 	}
 	a, err := normalizeCapabilities(add)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("invalid CapAdd: %w", err)
 	}
 	d, err := normalizeCapabilities(drop)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("invalid CapDrop: %w", err)
 	}
 	var base []string
 	switch {
