@@ -1,7 +1,7 @@
 #!/bin/bash
 # What "make test" does: all suites one after the other, a failed test once more, and a last line with the sum.
 #   test.sh all | unit | root | e2e | attack | fault | compat
-# compat, the comparison with Docker's daemon, is no part of all: it needs that daemon (docker.io) and iptables.
+# compat, the comparison with Docker's daemon, is no part of all: it needs that daemon ("make peer", or docker.io) and iptables.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 suites=("${1:-all}")

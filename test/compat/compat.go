@@ -1,7 +1,7 @@
 // Package compat compares Stockade with Docker's own daemon: it plays the same calls of the docker command and of the API
 // against both and compares status, exit code, output and the shape of JSON, with what differs from run to run masked.
 //
-// What may differ is listed in Known, each row with its reason. A difference that is not listed fails the test, and so
+// What may differ is listed in rows.go, each row with its reason. A difference that is not listed fails the test, and so
 // does a row that nothing matches any more: the list only shrinks, or grows by a visible decision.
 // docs/compatibility.md is made from it.
 //
@@ -11,11 +11,25 @@ package compat
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
-// Version is the API version of all calls: the newest that the peer, Debian's docker.io, speaks.
-const Version = "1.41"
+// Peer is a daemon of Docker's to compare with.
+type Peer struct {
+	Name    string
+	Version string // of the API, of all calls: the newest that the peer and Stockade both speak
+	Own     []Row  // the differences that exist from this peer only
+}
+
+// The peers.
+var (
+	Newest = Peer{"dockerd 29", "1.56", knownNewest}    // "make peer" builds it
+	Debian = Peer{"dockerd 20.10", "1.41", knownDebian} // package docker.io
+)
+
+// Rows are all differences that exist from the peer.
+func (p Peer) Rows() []Row { return slices.Concat(known, p.Own) }
 
 // Scenario is a short sequence of calls. In its steps {n} stands for the scenario's own name, which is a valid name of a
 // container, a volume and an image, and {x} for what an earlier step kept as x.
@@ -33,8 +47,11 @@ type Step struct {
 	Type   string // of the body
 	Input  []byte // standard input of the command, or a body that is not JSON
 	Hijack bool   // asks to upgrade the connection and sends Input over it
+	WS     bool   // asks for a WebSocket and sends Input as one message
+	Times  int    // how many connections ask for the same; Input goes over the first; 0: one
 
 	keep    string
+	kept    func(string) string
 	until   string
 	sorted  bool
 	values  []string
@@ -69,6 +86,30 @@ func (s Step) with(input []byte) Step {
 // hijacked asks for an upgraded connection, sends input and reads until the end.
 func (s Step) hijacked(input string) Step {
 	s.Hijack, s.Input = true, []byte(input)
+	return s
+}
+
+// webSocket asks for a WebSocket, sends input as one message and reads messages until the end.
+func (s Step) webSocket(input string) Step {
+	s.WS, s.Input = true, []byte(input)
+	return s
+}
+
+// times makes count connections with the request at once, before any input is sent.
+func (s Step) times(count int) Step {
+	s.Times = count
+	return s
+}
+
+// typed gives the body another content type.
+func (s Step) typed(kind string) Step {
+	s.Type = kind
+	return s
+}
+
+// keeping keeps for later steps what choose makes of the command's output.
+func (s Step) keeping(name string, choose func(string) string) Step {
+	s.keep, s.kept = name, choose
 	return s
 }
 
@@ -111,6 +152,9 @@ func (s Step) String() string {
 	if s.Body != "" {
 		text += " " + s.Body
 	}
+	if s.WS {
+		text += " (WebSocket)"
+	}
 	return text
 }
 
@@ -147,13 +191,13 @@ func (s Step) Fill(vars map[string]string) Step {
 // inURL encodes what scenarios write plainly, the JSON of filters first of all.
 var inURL = strings.NewReplacer(" ", "%20", `"`, "%22", "{", "%7B", "}", "%7D")
 
-// Target is the request's target. A path that begins with // has no version, or its own.
-func (s Step) Target() string {
+// Target is the request's target in a version of the API. A path that begins with // has no version, or its own.
+func (s Step) Target(version string) string {
 	path, own := strings.CutPrefix(s.Path, "//")
 	if own {
 		return inURL.Replace("/" + path)
 	}
-	return inURL.Replace("/v" + Version + s.Path)
+	return inURL.Replace("/v" + version + s.Path)
 }
 
 func split(line string) []string {
@@ -187,6 +231,7 @@ func All() []Scenario {
 	for _, part := range [][]Scenario{
 		containerScenarios(), inspectScenarios(), listScenarios(), streamScenarios(), controlScenarios(), errorScenarios(),
 		imageScenarios(), volumeScenarios(), systemScenarios(), fileScenarios(), bodyScenarios(),
+		optionScenarios(), pruneScenarios(),
 	} {
 		all = append(all, part...)
 	}

@@ -70,8 +70,8 @@ func Judge(rows []Row, found []Difference) (unlisted []Difference, stale []Row) 
 	return unlisted, stale
 }
 
-// Document is docs/compatibility.md.
-func Document(scenarios []Scenario, rows []Row) string {
+// Document is docs/compatibility.md. The first of the peers is the one that matters most.
+func Document(scenarios []Scenario, peers ...Peer) string {
 	calls := 0
 	for _, s := range scenarios {
 		calls += len(s.Steps)
@@ -81,19 +81,34 @@ func Document(scenarios []Scenario, rows []Row) string {
 
 Made from test/compat by "STOCKADE_GOLDEN=1 go test ./test/compat"; a test compares it.
 
-"make test-compat" plays %d scenarios with %d calls of the docker command and of the API (version %s) against Stockade and
-against Debian's dockerd, and compares exit codes, HTTP statuses, output, error messages, and the names and types of all JSON
+"make test-compat" plays %d scenarios with %d calls of the docker command and of the API against Stockade and against a
+daemon of Docker's, and compares exit codes, HTTP statuses, output, error messages, and the names and types of all JSON
 fields. Ids, times, sizes and addresses are masked. The differences that exist are these, each for a reason; any other
 fails the test, and a row that is no longer true fails it, too. * stands for any text. What Stockade does not
 implement at all stands in [api.md](api.md); what options do differently, such as ports that are published on IPv4
 addresses only (no "[::]" in "docker ps"), in [options.md](options.md).
 
-| Scenario / call | Difference (Docker's first) | Reason |
-|---|---|---|
-`, len(scenarios), calls, Version)
-	cell := strings.NewReplacer("|", `\|`, "\n", " ", "<", "&lt;").Replace
-	for _, r := range rows {
-		fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", strings.ReplaceAll(r.Step, "|", `\|`), strings.ReplaceAll(r.What, "|", `\|`), cell(r.Reason))
+`, len(scenarios), calls)
+	fmt.Fprintf(&b, "The peer is %s, by version %s of the API, if \"make peer\" has built it", peers[0].Name, peers[0].Version)
+	for _, p := range peers[1:] {
+		fmt.Fprintf(&b, "; else %s, by version %s", p.Name, p.Version)
+	}
+	b.WriteString(". STOCKADE_PEER=debian chooses the latter.\n")
+	section(&b, "From every version", known)
+	for _, p := range peers {
+		section(&b, "From "+p.Name+" only", p.Own)
 	}
 	return b.String()
+}
+
+func section(b *strings.Builder, title string, rows []Row) {
+	fmt.Fprintf(b, "\n## %s: %d\n\n", title, len(rows))
+	if len(rows) == 0 {
+		return
+	}
+	b.WriteString("| Scenario / call | Difference (Docker's first) | Reason |\n|---|---|---|\n")
+	cell := strings.NewReplacer("|", `\|`, "\n", " ", "<", "&lt;").Replace
+	for _, r := range rows {
+		fmt.Fprintf(b, "| `%s` | `%s` | %s |\n", strings.ReplaceAll(r.Step, "|", `\|`), strings.ReplaceAll(r.What, "|", `\|`), cell(r.Reason))
+	}
 }

@@ -20,8 +20,9 @@ import (
 // socket of the host as root, with two of its log drivers; asked the same, Stockade refuses and nobody dials.
 func TestLogDriversOfThePeer(t *testing.T) {
 	s := harness.Get(t)
-	peer := startPeer(t, s)
-	ours := &target{name: "ours", server: s, socket: harness.Socket, dial: func() (conn, error) { return s.Dial(s.User) }}
+	kind := chosen(t)
+	peer := startPeer(t, s, kind)
+	ours := &target{name: "ours", server: s, version: kind.Version, socket: harness.Socket, dial: func() (conn, error) { return s.Dial(s.User) }}
 	dir, err := os.MkdirTemp("/run", "stkt-log")
 	if err != nil {
 		t.Fatal(err)

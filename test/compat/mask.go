@@ -17,6 +17,8 @@ var masks = []struct {
 	{regexp.MustCompile(`\b([0-9]{1,3}\.){3}[0-9]{1,3}\b`), "<ip>"},
 	{regexp.MustCompile(`(?i)\b(less than a second|about an? (minute|hour)|[0-9]+ (seconds?|minutes?|hours?|days?|weeks?|months?|years?))( ago)?\b`), "<ago>"},
 	{regexp.MustCompile(`\b[0-9]+(\.[0-9]+)?(e\+[0-9]+)? ?([kMG]i?B|B)\b`), "<size>"},
+	{regexp.MustCompile(`"execDuration":"[0-9]+"`), `"execDuration":"<time>"`},
+	{regexp.MustCompile(`prefix: [0-9a-f]+\b`), "prefix: <prefix>"},
 	{regexp.MustCompile(`\b1[0-9]{9}(\.?[0-9]{9})?\b`), "<unix>"},
 }
 

@@ -3,18 +3,14 @@
 package compat
 
 import (
-	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -25,13 +21,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const peerProgram = "/usr/sbin/dockerd"
+// debianProgram is what the package docker.io installs. builtFolder is what "make peer" makes, within the source tree.
+const (
+	debianProgram = "/usr/sbin/dockerd"
+	builtFolder   = "bin/peer"
+)
 
 type conn = net.Conn
 
+// chosen is the peer that there is. STOCKADE_PEER=debian prefers the older one.
+func chosen(t *testing.T) Peer {
+	t.Helper()
+	if _, err := exec.LookPath("iptables"); err != nil {
+		t.Fatalf("the peer needs iptables: %v", err)
+	}
+	_, err := os.Stat(filepath.Join(harness.Get(t).Repo, builtFolder, "dockerd"))
+	if err == nil && os.Getenv("STOCKADE_PEER") != "debian" {
+		return Newest
+	}
+	if _, err := os.Stat(debianProgram); err != nil {
+		t.Fatalf("the peer comes from \"make peer\" or Debian's package docker.io: %v", err)
+	}
+	return Debian
+}
+
 // startPeer starts the peer in network and mount namespaces of its own, so that neither its links, rules and mounts nor
 // those of Stockade are seen by the other, and stops it with the test.
-func startPeer(t *testing.T, s *harness.Server) *target {
+func startPeer(t *testing.T, s *harness.Server, kind Peer) *target {
 	t.Helper()
 	// Not t.TempDir: the ordinary user must get to the socket, and the path of a socket is short.
 	dir, err := os.MkdirTemp("/run", "stkt-peer")
@@ -54,10 +70,16 @@ func startPeer(t *testing.T, s *harness.Server) *target {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	// The shell brings loopback up, and becomes the daemon.
-	cmd := exec.Command("/bin/sh", "-c", `ip link set lo up && exec "$0" "$@"`, peerProgram, "--data-root", data,
+	program, env := debianProgram, os.Environ()
+	if kind.Name == Newest.Name {
+		built := filepath.Join(s.Repo, builtFolder)
+		program, env = filepath.Join(built, "dockerd"), append(env, "PATH="+built+":"+os.Getenv("PATH"))
+	}
+	// The shell brings loopback up, and becomes the daemon. It starts its own containerd, which it finds in PATH.
+	cmd := exec.Command("/bin/sh", "-c", `ip link set lo up && exec "$0" "$@"`, program, "--data-root", data,
 		"--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--host", "unix://"+socket,
 		"--group", "stockade", "--config-file", filepath.Join(dir, "daemon.json"))
+	cmd.Env = env
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Unshareflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {
@@ -79,7 +101,7 @@ func startPeer(t *testing.T, s *harness.Server) *target {
 			t.Error(err)
 		}
 	})
-	on := &target{name: "the peer", server: s, socket: socket, dial: func() (conn, error) { return harness.DialAs(socket, s.User) },
+	on := &target{name: "the peer", server: s, version: kind.Version, socket: socket, dial: func() (conn, error) { return harness.DialAs(socket, s.User) },
 		places: map[string]string{socket: "<socket>", data: "<data>"}}
 	harness.Poll(t, "the peer", func() (string, bool) {
 		a, err := on.answer(get("/_ping"))
@@ -109,60 +131,4 @@ func removeTree(dir string) error {
 		// Namespaces that the daemon pinned are mounts in its own mount namespace, seen nowhere else.
 	}
 	return err
-}
-
-// request makes one call of the API, on a connection of its own.
-func (on *target) request(ctx context.Context, s Step) (Answer, error) {
-	c, err := on.dial()
-	if err != nil {
-		return Answer{}, err
-	}
-	defer c.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := c.SetDeadline(deadline); err != nil {
-			return Answer{}, err
-		}
-	}
-	var head bytes.Buffer
-	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: docker\r\n", s.Method, s.Target())
-	body := []byte(s.Body)
-	if s.Input != nil && !s.Hijack {
-		body = s.Input
-	}
-	if s.Type != "" {
-		head.WriteString("Content-Type: " + s.Type + "\r\n")
-	}
-	if s.Hijack {
-		head.WriteString("Connection: Upgrade\r\nUpgrade: tcp\r\n")
-	}
-	if s.Method != "GET" && s.Method != "HEAD" {
-		head.WriteString("Content-Length: " + strconv.Itoa(len(body)) + "\r\n")
-	}
-	head.WriteString("\r\n")
-	if _, err := c.Write(append(head.Bytes(), body...)); err != nil {
-		return Answer{}, err
-	}
-	r := bufio.NewReader(c)
-	resp, err := http.ReadResponse(r, &http.Request{Method: s.Method})
-	if err != nil {
-		return Answer{}, err
-	}
-	defer resp.Body.Close()
-	from := io.Reader(resp.Body)
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		if _, err := c.Write(s.Input); err != nil {
-			return Answer{}, err
-		}
-		if half, ok := c.(interface{ CloseWrite() error }); ok {
-			if err := half.CloseWrite(); err != nil {
-				return Answer{}, err
-			}
-		}
-		from = r
-	}
-	text, err := io.ReadAll(from)
-	if err != nil {
-		return Answer{}, fmt.Errorf("read answer: %w", err)
-	}
-	return Answer{Code: resp.StatusCode, Type: resp.Header.Get("Content-Type"), Body: append([]byte{}, text...)}, nil
 }

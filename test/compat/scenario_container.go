@@ -5,7 +5,7 @@ func containerScenarios() []Scenario {
 	return []Scenario{
 		{"run-foreground", []Step{
 			docker("run --name {n} busybox echo hello"),
-			docker("ps -a --filter name={n} --format '{{.Names}} {{.Image}} {{.Command}} {{.Status}}'"),
+			docker("ps -a --filter name={n} --format '{{.Names}} {{.Image}} {{.Command}} {{.Status}}'").becomes("Exited"),
 			docker("rm {n}"),
 		}},
 		{"run-rm", []Step{
@@ -174,7 +174,7 @@ func containerScenarios() []Scenario {
 		{"health", []Step{
 			docker("run -d --name {n} --health-cmd 'exit 0' --health-interval 200ms busybox sleep 1000"),
 			docker("inspect -f '{{.State.Health.Status}} {{.State.Health.FailingStreak}}' {n}").becomes("healthy 0"),
-			get("/containers/{n}/json").same(".State.Health.Status", ".Config.Healthcheck"),
+			docker("inspect -f '{{.State.Health.Status}} {{json .Config.Healthcheck}}' {n}"),
 			docker("ps --filter name={n} --filter health=healthy --format {{.Names}}"),
 			docker("run -d --name {n}-bad --health-cmd 'echo no; exit 1' --health-interval 200ms --health-retries 2 busybox sleep 1000"),
 			docker("inspect -f '{{.State.Health.Status}}' {n}-bad").becomes("unhealthy"),

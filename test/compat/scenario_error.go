@@ -101,7 +101,6 @@ func errorScenarios() []Scenario {
 			post("/images/prune?filters=x", ""),
 			post("/volumes/prune?filters=x", ""),
 			post("/networks/prune?filters=x", ""),
-			get("/containers/{n}/stats?stream=nonsense&one-shot=1").noOutput(),
 			del("/containers/{n}?force=nonsense"),
 		}},
 	}
