@@ -113,7 +113,7 @@ func optionScenarios() []Scenario {
 			docker("wait {n}-auto"),
 		}},
 		{"attach-ws", []Step{
-			docker("run -d -i --name {n} busybox sh -c 'read a; echo got $a; echo err >&2'"),
+			docker("run -d -i --name {n} busybox sh -c 'read a; echo got $a; sleep 0.3; echo err >&2'"),
 			get("/containers/{n}/attach/ws?stream=1&stdin=1&stdout=1").webSocket("typed\n"),
 			docker("logs {n}"),
 			docker("run -d -it --name {n}-tty busybox sh -c 'read a; echo got $a'"),
