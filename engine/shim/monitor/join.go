@@ -175,18 +175,20 @@ func openIn(root *os.File, path string, flags uint64) (int, error) {
 	return fd, nil
 }
 
-// openNull opens the container's /dev/null for reading; where the container has another file there, the host's.
+// openNull opens the container's /dev/null for reading; where the container has another file there, an ended pipe.
 func openNull(root *os.File) (*os.File, error) {
-	fd, err := openIn(root, "dev/null", unix.O_RDONLY)
-	if err != nil {
-		return os.Open(os.DevNull)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+	if fd, err := openIn(root, "dev/null", unix.O_RDONLY); err == nil {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+			return os.NewFile(uintptr(fd), "null"), nil
+		}
 		unix.Close(fd)
-		return os.Open(os.DevNull)
 	}
-	return os.NewFile(uintptr(fd), "null"), nil
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	return r, w.Close()
 }
 
 // openTerminal makes a terminal in the container's own instance of devpts.
