@@ -156,7 +156,7 @@ func (s *Supervisor) start(name string, pair *os.File, restarts int) (*child, er
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	if !row.InU && name != "gate" {
 		// Helpers allocate little: by default each would keep 4 MB of what it needs no longer.
-		cmd.Env = append(cmd.Env, "GOGC=25")
+		cmd.Env = append(cmd.Env, "GOGC=25", "GOMAXPROCS=1")
 	}
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
