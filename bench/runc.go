@@ -53,7 +53,7 @@ func newBare(ctx context.Context, bin string) (*bare, error) {
 }
 
 func (r *bare) run(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, r.runc, "--root", filepath.Join(r.dir, "state"), "run", "--bundle", r.dir, prefix)
+	cmd := exec.CommandContext(ctx, r.runc, "--root", filepath.Join(ourRun, "bare"), "run", "--bundle", r.dir, prefix)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("runc run: %w: %s", err, out)
 	}

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Where the Stockade under measurement is.
@@ -55,6 +57,13 @@ func startStockade(ctx context.Context, bin string) (*side, error) {
 	}
 	if err := makeGroup(ourGroup); err != nil {
 		return nil, err
+	}
+	// In memory, as /run is on most hosts; the peers have a /run of their own that is.
+	if err := os.Mkdir(ourRun, 0o755); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount(prefix, ourRun, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		return nil, fmt.Errorf("mount the run folder: %w", err)
 	}
 	up, err := spawn(ourGroup, ourBin+"/server.log", filepath.Join(ourBin, "stockade"), "up", "--config", ourConfig)
 	if err != nil {
