@@ -3,7 +3,7 @@
 set -euo pipefail
 want=(busybox-static nftables iproute2 libseccomp-dev gcc libc6-dev pkg-config util-linux make git ca-certificates curl)
 if [[ ${1:-} == test ]]; then
-	want+=(docker.io docker-registry iptables acl libcap2-bin libcap-dev python3)
+	want+=(docker.io docker-registry iptables acl libcap2-bin crun)
 fi
 missing=()
 for p in "${want[@]}"; do

@@ -18,7 +18,7 @@ func TestSecondRuntime(t *testing.T) {
 		d.fails(42, "", run("busybox", "sh", "-c", "exit 42")...)
 		d.fails(137, "", run("busybox", "sh", "-c", "sh -c 'kill -9 $$'; exit $?")...)
 		d.fails(127, "executable file", run("busybox", "no-such-program")...)
-		d.fails(127, "no such file or directory", run("busybox", "/no/such/program")...)
+		d.fails(127, "/no/such/program", run("busybox", "/no/such/program")...)
 		d.fails(126, "permission denied", run("busybox", "/etc/passwd")...)
 		if r := d.feed("some input", "run", "--rm", "-i", "--runtime", "crun", "busybox", "sh", "-c", "cat; echo err >&2"); r.Code != 0 || r.Stdout != "some input" || r.Stderr != "err\n" {
 			t.Error(r)
