@@ -249,5 +249,8 @@ func pullError(named reference.Named, err error) error {
 	case errors.Is(err, errRefused):
 		return httpapi.NewError(errdefs.ErrPermissionDenied, "pull %s: %v", reference.FamiliarString(named), err)
 	}
+	if strings.HasPrefix(err.Error(), "failed to do request") {
+		return fmt.Errorf("failed to resolve reference %q: %w", named.String(), err)
+	}
 	return fmt.Errorf("pull %s: %w", reference.FamiliarString(named), err)
 }

@@ -54,7 +54,7 @@ func systemScenarios() []Scenario {
 			docker("update --cpu-shares 100 {n}-new"),
 			docker("export {n}-new").noOutput(),
 			docker("rm -f {n}-new"),
-			docker("events --since 1h --until=-1s --filter label=mark={n} --filter type=container --format '{{.Action}} {{json .Actor.Attributes}}'"),
+			docker("events --since 1h --until=-1s --filter label=mark={n} --filter type=container --format '{{.Action}} {{json .Actor.Attributes}}'").anyOrder(),
 			docker("events --since 1h --until=-1s --filter label=mark={n} --filter event=die --format '{{.Type}} {{.Action}} {{.Scope}}'"),
 			docker("events --since 1h --until=-1s --filter label=mark={n} --filter event=start"),
 			docker("events --since 1h --until=-1s --filter container={n}-new --filter event=destroy --format {{.Action}}"),
