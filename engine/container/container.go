@@ -28,6 +28,8 @@ type item struct {
 	mu  sync.Mutex
 	now atomic.Pointer[view]
 
+	line atomic.Pointer[encoded] // of the last list
+
 	waiters     []*waiter
 	pending     map[*pending]struct{} // attachments that wait for a start
 	execs       map[string]*execution

@@ -2,9 +2,11 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"path"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -39,31 +41,82 @@ type filter struct {
 	noTasks   bool
 }
 
-// list answers GET /containers/json.
+// list describes the containers of a list.
 func (s *Service) list(ctx context.Context, tenant string, o listOptions) ([]container.Summary, error) {
+	chosen, err := s.choose(ctx, tenant, o)
+	out := make([]container.Summary, 0, len(chosen))
+	for _, l := range chosen {
+		line := s.summary(l.v, o.size)
+		line.Image = l.image
+		out = append(out, line)
+	}
+	return out, err
+}
+
+// listed is one container of a list.
+type listed struct {
+	c     *item
+	v     *view
+	image string // as shown
+}
+
+// choose finds the containers of a list.
+func (s *Service) choose(ctx context.Context, tenant string, o listOptions) ([]listed, error) {
 	f, err := s.filter(ctx, tenant, o.filters)
 	if err != nil {
 		return nil, err
 	}
 	// As Docker: naming states, exit codes or a limit looks at ended containers, too.
 	all := o.all || o.limit > 0 || f.Has("status") || f.Has("exited") || f.before != nil || f.since != nil
-	out := []container.Summary{}
+	var out []listed
 	names := map[string]string{} // image references → ids, "" for those that are gone
 	for _, c := range s.sorted(tenant) {
 		v := c.view()
 		if !all && !v.State.Running || !s.matches(f, v) {
 			continue
 		}
-		line := s.summary(v, o.size)
-		if line.Image, err = s.shownImage(ctx, tenant, v, names); err != nil {
+		image, err := s.shownImage(ctx, tenant, v, names)
+		if err != nil {
 			return nil, err
 		}
-		out = append(out, line)
+		out = append(out, listed{c, v, image})
 		if o.limit > 0 && len(out) == o.limit {
 			break
 		}
 	}
 	return out, nil
+}
+
+// encoded is a container's line of a list as JSON, and what it was made of.
+type encoded struct {
+	v                               *view
+	version, image, status, network string
+	json                            []byte
+}
+
+// encode makes the JSON of a line. That of a container which does not run is kept: there may be thousands, and making it
+// is most of a list's work.
+func (s *Service) encode(l listed, version string) ([]byte, error) {
+	e := &encoded{v: l.v, version: version, image: l.image}
+	if !l.v.State.Running {
+		e.status = statusText(l.v, time.Now())
+		id, name, gateway, _ := s.cfg.Networks.Bridge(l.v.Tenant)
+		e.network = id + " " + name + " " + gateway
+		if old := l.c.line.Load(); old != nil && old.v == e.v && old.version == version && old.image == e.image && old.status == e.status && old.network == e.network {
+			return old.json, nil
+		}
+	}
+	line := s.summary(l.v, false)
+	line.Image = l.image
+	fit(&line, version)
+	var err error
+	if e.json, err = json.Marshal(line); err != nil {
+		return nil, err
+	}
+	if !l.v.State.Running && line.Status == e.status {
+		l.c.line.Store(e)
+	}
+	return e.json, nil
 }
 
 // shownImage is the name that the container's image was given, or its id if the name means another image by now.

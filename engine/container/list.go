@@ -31,19 +31,43 @@ func (s *Service) handleList(w http.ResponseWriter, r *http.Request, sc scope.Sc
 			return invalid("invalid limit %q", l)
 		}
 	}
-	list, err := s.list(r.Context(), sc.Tenant, listOptions{all: boolOf(q.Get("all")), limit: limit, size: boolOf(q.Get("size")), filters: f})
+	o := listOptions{all: boolOf(q.Get("all")), limit: limit, size: boolOf(q.Get("size")), filters: f}
+	if o.size {
+		list, err := s.list(r.Context(), sc.Tenant, o)
+		if err != nil {
+			return err
+		}
+		for i := range list {
+			fit(&list[i], sc.Version)
+		}
+		return httpapi.WriteJSON(w, http.StatusOK, list)
+	}
+	chosen, err := s.choose(r.Context(), sc.Tenant, o)
 	if err != nil {
 		return err
 	}
-	if httpapi.VersionLess(sc.Version, "1.52") {
-		for i := range list {
-			list[i].Health = nil
-			if httpapi.VersionLess(sc.Version, "1.48") {
-				list[i].ImageManifestDescriptor = nil
-			}
+	body := []byte{'['}
+	for i, l := range chosen {
+		line, err := s.encode(l, sc.Version)
+		if err != nil {
+			return err
 		}
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, line...)
 	}
-	return httpapi.WriteJSON(w, http.StatusOK, list)
+	return httpapi.WriteBody(w, http.StatusOK, append(body, "]\n"...))
+}
+
+// fit leaves out what a version of the API does not know.
+func fit(line *container.Summary, version string) {
+	if httpapi.VersionLess(version, "1.52") {
+		line.Health = nil
+	}
+	if httpapi.VersionLess(version, "1.48") {
+		line.ImageManifestDescriptor = nil
+	}
 }
 
 // sorted lists a tenant's containers, youngest first.

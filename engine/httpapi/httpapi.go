@@ -129,10 +129,15 @@ func WriteJSON(w http.ResponseWriter, code int, v any) error {
 	if err := json.NewEncoder(&body).Encode(v); err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
 	}
+	return WriteBody(w, code, body.Bytes())
+}
+
+// WriteBody answers with JSON that is there already.
+func WriteBody(w http.ResponseWriter, code int, body []byte) error {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(code)
-	_, err := body.WriteTo(w)
+	_, err := w.Write(body)
 	return err
 }
 
