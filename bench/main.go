@@ -90,7 +90,7 @@ func run(ctx context.Context) (err error) {
 			t.add(r)
 		}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return errors.Join(ctx.Err(), t.end())
 		}
 		if err != nil {
 			t.failed(m.name, err)
