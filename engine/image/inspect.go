@@ -73,7 +73,7 @@ func (s *Store) Inspect(ctx context.Context, tenant, ref string) (api.InspectRes
 		Comment: comment(cfg), Author: cfg.Author, Config: &cfg.Config,
 		Architecture: rec.Platform.Architecture, Variant: rec.Platform.Variant, Os: rec.Platform.OS, OsVersion: rec.Platform.OSVersion,
 		Size:        rec.Size,
-		GraphDriver: &storage.DriverData{Name: "overlay2", Data: map[string]string{}},
+		GraphDriver: &storage.DriverData{Name: "overlayfs", Data: map[string]string{}},
 		RootFS:      api.RootFS{Type: "layers"},
 		Metadata:    api.Metadata{LastTagTime: rec.Tagged},
 		Descriptor:  &desc,

@@ -32,7 +32,7 @@ func TestVersion(t *testing.T) {
 func TestInfo(t *testing.T) {
 	both(t, func(t *testing.T, d client) {
 		d.sleeper()
-		d.want("overlay2 linux runc json-file true", "info", "-f", "{{.Driver}} {{.OSType}} {{.DefaultRuntime}} {{.LoggingDriver}} {{.LiveRestoreEnabled}}")
+		d.want("overlayfs linux runc json-file true", "info", "-f", "{{.Driver}} {{.OSType}} {{.DefaultRuntime}} {{.LoggingDriver}} {{.LiveRestoreEnabled}}")
 		d.want("[name=seccomp,profile=builtin name=userns]", "info", "-f", "{{.SecurityOptions}}")
 		r := d.run("info")
 		if r.Code != 0 || !strings.Contains(r.Stdout, "Server Version:") || !strings.Contains(r.Stdout, "Running: 1") || strings.Contains(r.Stderr, "ERROR") {
