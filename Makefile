@@ -12,10 +12,13 @@ BUILT ?= $(shell TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H
 LDFLAGS := -s -w -X stockade/internal/version.Version=$(VERSION) -X stockade/internal/version.Commit=$(COMMIT) -X stockade/internal/version.Built=$(BUILT)
 DESTDIR ?=
 LIBEXEC ?= /usr/local/libexec/stockade
+# Programs with failpoints, for tests alone: make build TAGS=failpoint OUT=bin/failpoint/
+TAGS ?=
+OUT ?= bin/
 
 build: ## programs into bin/
-	@mkdir -p bin
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	@mkdir -p $(OUT)
+	go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $(OUT) ./cmd/...
 
 tools: ## pinned tools into bin/, if missing
 	scripts/tools.sh test

@@ -36,6 +36,7 @@ import (
 
 	"stockade/api/setting"
 	"stockade/cli"
+	"stockade/internal/failpoint"
 )
 
 // Number tells servers of several runs on one machine apart: STOCKADE_TEST_SERVER, 0 to 9.
@@ -84,6 +85,7 @@ type Server struct {
 	User     User          // an ordinary user in the API socket's group
 	Outsider User          // an ordinary user who is not
 	ended    chan struct{} // closed when the supervisor has ended; nil: none was started
+	epoch    uint32        // how often a failpoint was armed
 }
 
 // Options change the server of a package.
@@ -93,6 +95,8 @@ type Options struct {
 	Disk     string // size of a file system of its own for the data folder, such as "256m"; default: the host's
 	Inodes   int    // how many files that file system may have; 0: as many as it likes
 	NoImages bool   // do not load the demonstration images
+	// Failpoints has the programs built with failpoints; see Server.Arm.
+	Failpoints bool
 	// Before is called when no other server's tests run, and may change the options; After when the server is down.
 	Before func(*Options) error
 	After  func()
@@ -202,7 +206,12 @@ func (s *Server) build(o Options) error {
 	if err := s.command("scripts/tools.sh", "test").Run(); err != nil {
 		return fmt.Errorf("tools.sh: %w", err)
 	}
-	if err := s.command("make", "--no-print-directory", "build").Run(); err != nil {
+	built, args := "bin", []string{"--no-print-directory", "build"}
+	if o.Failpoints {
+		built = "bin/failpoint"
+		args = append(args, "TAGS=failpoint", "OUT="+built+"/")
+	}
+	if err := s.command("make", args...).Run(); err != nil {
 		return fmt.Errorf("build: %w", err)
 	}
 	if err := os.RemoveAll(Bin); err != nil {
@@ -214,9 +223,14 @@ func (s *Server) build(o Options) error {
 	if err := os.Chmod(Bin, 0o755); err != nil {
 		return err
 	}
-	programs, err := filepath.Glob(filepath.Join(s.Repo, "bin", "stockade*"))
+	programs, err := filepath.Glob(filepath.Join(s.Repo, built, "stockade*"))
 	if err != nil {
 		return err
+	}
+	if o.Failpoints {
+		if err := os.WriteFile(filepath.Join(Bin, failpoint.FileName), make([]byte, failpoint.Size), 0o644); err != nil {
+			return err
+		}
 	}
 	for _, p := range append(programs, filepath.Join(s.Repo, "bin", "runc"), filepath.Join(s.Repo, "bin", "docker29"), filepath.Join(s.Repo, "bin", "crun")) {
 		if err := copyProgram(p, filepath.Join(Bin, filepath.Base(p))); err != nil {
