@@ -22,6 +22,7 @@ type scenario struct {
 	nth    int    // 0: the first hit
 	in     string // process, where the failpoint does not tell
 	action failpoint.Action
+	slow   string // another failpoint, where it takes long
 }
 
 // scenarios has each failpoint at least once. Operations: those of a box; write (an exec), commit; volume and image with
@@ -57,6 +58,8 @@ var scenarios = slices.Concat(
 		"store.record.renamed", "runtime.layer.made"),
 	failing("create", "start", "store.record.write", "store.record.renamed", "runtime.start.overlay", "runtime.start.created", "runtime.start.state"),
 	failing("create start", "rename", "store.record.write", "store.record.renamed"),
+	// All is given back before the next step is taken.
+	[]scenario{{point: "runtime.drop.bundle", prep: "create start", op: "stop", action: failpoint.Kill, slow: "container.exit.released"}},
 	// The slot of the first run is still being given back when the engine dies.
 	[]scenario{{point: "runtime.drop.begin", prep: "create start", op: "restart", action: failpoint.Delay}},
 	failing("create start", "update", "store.record.renamed"),
@@ -98,7 +101,7 @@ func helpers(point string) (list []scenario) {
 }
 
 func (x scenario) String() string {
-	return fmt.Sprintf("%s %s %s %d %d", x.point, x.in, x.op, x.nth, x.action)
+	return strings.TrimSpace(fmt.Sprintf("%s %s %s %d %d %s", x.point, x.in, x.op, x.nth, x.action, x.slow))
 }
 
 // TestFailpoints is T-801: it meets each failpoint with an operation that is known to hit it.
@@ -149,6 +152,9 @@ func (k *crasher) play(c *client, x scenario) {
 	}
 	c.mortal = mortal(x.point)
 	from := k.logged(x.point)
+	if x.slow != "" {
+		k.arm(x.slow, process, failpoint.Delay, 1)
+	}
 	k.arm(x.point, process, x.action, max(1, x.nth))
 	do(x.op)
 	harness.Poll(k.t, "failpoint "+x.point+" to be hit", func() (string, bool) { return "", k.logged(x.point) > from })
