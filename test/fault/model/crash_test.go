@@ -25,7 +25,15 @@ type crasher struct {
 	t     testing.TB
 	s     *harness.Server
 	j     *journal
+	armed []armed
 	kills int // since the supervisor was started: it waits longer before each new start of the same process
+}
+
+// armed is a process that kills itself at a failpoint.
+type armed struct {
+	point string
+	pid   int // 0: a monitor
+	hits  int // in the server's log before
 }
 
 // pid is the process of a name, 0 while it does not run.
@@ -64,6 +72,13 @@ func (k *crasher) kill(name string) {
 // heal disarms everything and waits until the server is well. Now and then the supervisor begins anew, too.
 func (k *crasher) heal() {
 	k.s.Disarm(k.t)
+	for _, a := range k.armed {
+		if a.pid == 0 || k.logged(a.point) == a.hits {
+			continue
+		}
+		harness.Poll(k.t, "the end at "+a.point, func() (string, bool) { return "", ended(a.pid) })
+	}
+	k.armed = nil
 	if k.kills >= 3 {
 		k.kill("supervisor")
 	}
@@ -77,13 +92,19 @@ func (k *crasher) heal() {
 		}
 		for _, p := range st.Processes {
 			// The supervisor may not know yet.
-			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID)); err != nil || strings.Contains(string(stat), ") Z ") {
+			if ended(p.PID) {
 				return p.Name + " has ended", false
 			}
 		}
 		return st.Error, st.Healthy
 	})
 	k.j.add("well")
+}
+
+// ended tells whether a process runs no more.
+func ended(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(stat), ") Z ")
 }
 
 // home is the process that meets a failpoint: "shim" for any monitor.
@@ -105,6 +126,9 @@ func (k *crasher) arm(name, process string, action failpoint.Action, nth int) (p
 			k.j.add("%s does not run", process)
 			return 0
 		}
+	}
+	if action == failpoint.Kill {
+		k.armed = append(k.armed, armed{name, pid, k.logged(name)})
 	}
 	k.j.add("armed %s: action %d at hit %d in %s (%d)", name, action, nth, process, pid)
 	k.s.Arm(k.t, name, action, nth, pid)

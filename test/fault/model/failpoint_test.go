@@ -142,9 +142,14 @@ func (k *crasher) play(c *client, x scenario) {
 		return c.act(b, op)
 	}
 	for _, op := range steps(x.prep) {
-		if do(op) != acked {
-			c.settle() // a busy disk keeps a process from being frozen, for example
-		}
+		// A process that waits for a busy disk cannot be frozen, for example; settling leaves a commit out.
+		harness.Poll(k.t, op+" before "+x.String(), func() (string, bool) {
+			if do(op) == acked {
+				return "", true
+			}
+			c.settle()
+			return "not acknowledged", op != "commit"
+		})
 	}
 	process := x.in
 	if process == "" {
