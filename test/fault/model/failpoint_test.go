@@ -16,7 +16,7 @@ import (
 
 // scenario meets a failpoint with an operation on a fresh object.
 type scenario struct {
-	point  string
+	point  string // "": the engine is killed when the operation is acknowledged
 	prep   string // operations before, which are acknowledged
 	op     string // the operation that meets it
 	nth    int    // 0: the first hit
@@ -58,6 +58,10 @@ var scenarios = slices.Concat(
 		"store.record.renamed", "runtime.layer.made"),
 	failing("create", "start", "store.record.write", "store.record.renamed", "runtime.start.overlay", "runtime.start.created", "runtime.start.state"),
 	failing("create start", "rename", "store.record.write", "store.record.renamed"),
+	each("", "create", ""), each("create", "start", ""), each("create start", "stop", ""), each("create start", "restart", ""),
+	each("create start", "pause", ""), each("create start pause", "unpause", ""), each("create start", "rename", ""),
+	each("create start", "update", ""), each("create start", "rm", ""), each("create start", "commit", ""), each("", "image make", ""),
+	each("image make", "image remove", ""), each("", "volume make", ""), each("volume make", "volume remove", ""),
 	// All is given back before the next step is taken.
 	[]scenario{{point: "runtime.drop.bundle", prep: "create start", op: "stop", action: failpoint.Kill, slow: "container.exit.released"}},
 	// The slot of the first run is still being given back when the engine dies.
@@ -156,13 +160,18 @@ func (k *crasher) play(c *client, x scenario) {
 		process = home(x.point)
 	}
 	c.mortal = mortal(x.point)
-	from := k.logged(x.point)
 	if x.slow != "" {
 		k.arm(x.slow, process, failpoint.Delay, 1)
 	}
-	k.arm(x.point, process, x.action, max(1, x.nth))
-	do(x.op)
-	harness.Poll(k.t, "failpoint "+x.point+" to be hit", func() (string, bool) { return "", k.logged(x.point) > from })
+	if x.point == "" {
+		do(x.op)
+		k.kill("engine")
+	} else {
+		from := k.logged(x.point)
+		k.arm(x.point, process, x.action, max(1, x.nth))
+		do(x.op)
+		harness.Poll(k.t, "failpoint "+x.point+" to be hit", func() (string, bool) { return "", k.logged(x.point) > from })
+	}
 	if x.action == failpoint.Error && x.op == "rename" && b.pending == "rename" {
 		// It was told that it did not happen: the name is free, also after the next start.
 		taker := c.box(plan{}, false)
