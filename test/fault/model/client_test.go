@@ -238,6 +238,10 @@ func (c *client) image(from string) *thing {
 }
 
 func (c *client) commit(b *box) outcome {
+	// What the image is known by must be there.
+	if out := c.exec(b, "until [ -s /mark ]; do usleep 10000; done"); out != acked {
+		return out
+	}
 	out := c.do("image", c.image(b.label), "make", c.imageRequest)
 	if out != acked {
 		b.pending = "commit" // it may stand still for the moment

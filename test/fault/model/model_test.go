@@ -147,7 +147,8 @@ func (b *box) differs(s seen, mortal bool) string {
 		bad("process", s.State.Pid, b.pid)
 	}
 	if s.State.Status == exited {
-		codes := []int{stopCode, 137, 143}
+		// 2: a stop right after the start finds the OCI runtime's own first process, which ends with it.
+		codes := []int{stopCode, 137, 143, 2}
 		if b.job {
 			codes = []int{jobCode, 137}
 		}
