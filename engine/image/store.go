@@ -145,6 +145,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := log.SetLevel("error"); err != nil {
 		return nil, err
 	}
+	if err := tidyIngests(filepath.Join(cfg.Data, "content", "ingest")); err != nil {
+		return nil, err
+	}
 	blobs, err := local.NewStore(filepath.Join(cfg.Data, "content"))
 	if err != nil {
 		return nil, fmt.Errorf("open content store: %w", err)
@@ -373,6 +376,28 @@ func (s *Store) endLeases(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// tidyIngests removes downloads that a crash met while their folder was made or removed: without the file that tells what
+// they are, containerd does not see them.
+func tidyIngests(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		_, err := os.Lstat(filepath.Join(dir, e.Name(), "ref"))
+		if errors.Is(err, os.ErrNotExist) {
+			err = os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
+		if err != nil {
+			return fmt.Errorf("remove unfinished download: %w", err)
+		}
+	}
+	return nil
 }
 
 // doubt makes the first collection compare the disk with the records. containerd's collector does so only when an entry
