@@ -25,7 +25,7 @@ const (
 	ourGroup  = prefix + "-server"
 )
 
-// settings keep it apart from a production server and from those of tests.
+// settings keep it apart from a production server and from those of tests. Logs have no limit, as those of the peers.
 const settings = `data = "` + ourData + `"
 run = "` + ourRun + `"
 bin = "` + ourBin + `"
@@ -36,6 +36,8 @@ count = 16777216
 [network]
 prefix = "` + prefix + `"
 pool = "10.236.0.0/16"
+[limits]
+log_mib = 0
 `
 
 // startStockade starts a private server of the programs in bin.
