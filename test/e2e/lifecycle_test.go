@@ -73,7 +73,10 @@ func TestRestartKillWait(t *testing.T) {
 		}
 		d.fails(1, "is not running", "kill", name)
 		d.ok("start", name)
-		d.ok("kill", "-s", "15", name)
+		harness.Poll(t, "the end by SIGTERM", func() (string, bool) { // which the shell ignores until it has set its trap
+			r := d.run("kill", "-s", "15", name)
+			return r.Stderr, r.Code != 0
+		})
 		d.want("0", "wait", name)
 	})
 }
