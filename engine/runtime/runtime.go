@@ -47,6 +47,7 @@ type Runtime struct {
 
 	mu     sync.Mutex
 	blocks blocks
+	idmaps map[uint32]*os.File // by block, see idmap
 	tasks  map[string]*task
 	locks  map[string]*sync.Mutex // per container
 	pool   []*slot
@@ -69,7 +70,7 @@ func New(cfg setting.Engine, addrs Addresses, log *slog.Logger) (*Runtime, error
 		mountd: seqpacket.NewClient(cfg.MountdSocket), grantd: seqpacket.NewClient(cfg.GrantdSocket),
 		netd: seqpacket.NewClient(cfg.NetdSocket), cgroupd: seqpacket.NewClient(cfg.CgroupdSocket),
 		store: filepath.Join(cfg.Data, "store"), bundles: filepath.Join(cfg.Run, "c"),
-		blocks: blocks{0: {reserved: {}}}, tasks: map[string]*task{}, locks: map[string]*sync.Mutex{},
+		blocks: blocks{0: {reserved: {}}}, idmaps: map[uint32]*os.File{}, tasks: map[string]*task{}, locks: map[string]*sync.Mutex{},
 		cleared: make(chan struct{}),
 	}
 	// The container's root passes through these folders by name to its own bundle (makeSlot).

@@ -39,7 +39,7 @@ type slot struct {
 	bundle string
 	user   *os.File // namespace of the container
 	net    *os.File
-	idmap  *os.File // namespace that maps store ids to the block
+	idmap  *os.File // namespace that maps store ids to the block; the block's, not the slot's
 	cmd    *exec.Cmd
 	shim   *shim.Client
 
@@ -164,8 +164,6 @@ func (r *Runtime) furnish(ctx context.Context, s *slot, n *Network) error {
 
 func (r *Runtime) makeNamespaces(ctx context.Context, s *slot, n *Network) error {
 	own := []userns.Map{{Inside: 0, Outside: base(s.block), Count: setting.BlockSize}}
-	// Inside: ids as they are on disk, in the host's numbers; outside: the block, in U's.
-	disk := []userns.Map{{Inside: r.cfg.IDs.Sub.First, Outside: base(s.block), Count: setting.BlockSize}}
 	joined := s.net != nil
 	r.dumpable.RLock()
 	var files map[string]*os.File
@@ -182,13 +180,12 @@ func (r *Runtime) makeNamespaces(ctx context.Context, s *slot, n *Network) error
 		}
 	}
 	if err == nil {
-		files, err = userns.Create(0, disk, disk)
+		s.idmap, err = r.idmap(s.block)
 	}
 	r.dumpable.RUnlock()
 	if err != nil {
 		return fmt.Errorf("user namespace: %w", err)
 	}
-	s.idmap = files["user"]
 	switch {
 	case joined: // it is up
 		return nil
@@ -209,6 +206,31 @@ func (r *Runtime) makeNamespaces(ctx context.Context, s *slot, n *Network) error
 
 // shimEnv keeps a monitor, of which there is one per container, small: each thread of Go's runtime has its own stacks.
 var shimEnv = []string{"GOMAXPROCS=1"}
+
+// idmap returns the namespace that maps store ids to a block. Nothing ever lives in it and it says nothing but the map, so
+// each block has one for good: to make it takes a copy of this process.
+func (r *Runtime) idmap(block uint32) (*os.File, error) {
+	r.mu.Lock()
+	f := r.idmaps[block]
+	r.mu.Unlock()
+	if f != nil {
+		return f, nil
+	}
+	// Inside: ids as they are on disk, in the host's numbers; outside: the block, in U's.
+	disk := []userns.Map{{Inside: r.cfg.IDs.Sub.First, Outside: base(block), Count: setting.BlockSize}}
+	files, err := userns.Create(0, disk, disk)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.idmaps[block]; f != nil { // made meanwhile, for another container in the block
+		files["user"].Close()
+		return f, nil
+	}
+	r.idmaps[block] = files["user"]
+	return files["user"], nil
+}
 
 // startMonitor starts the monitor and puts its stub into the slot's cgroup.
 func (r *Runtime) startMonitor(ctx context.Context, s *slot) error {
@@ -271,7 +293,7 @@ func (r *Runtime) dropSlot(s *slot) {
 	} else if s.cmd != nil {
 		_ = s.cmd.Process.Kill() // nobody has spoken to it, so it waits for somebody; an error means that it has ended
 	}
-	for _, f := range []*os.File{s.user, s.net, s.idmap, s.pid, s.ipc, s.shm} {
+	for _, f := range []*os.File{s.user, s.net, s.pid, s.ipc, s.shm} {
 		if f != nil {
 			f.Close()
 		}

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -128,8 +129,8 @@ func number(f *os.File) (int, error) {
 
 // RecvRaw reads one record of at most helper.MaxMessage bytes with at most maxFDs descriptors. io.EOF when the peer is gone.
 func (c *Conn) RecvRaw(maxFDs int) ([]byte, []*os.File, error) {
-	buf := make([]byte, helper.MaxMessage)
 	oob := make([]byte, unix.CmsgSpace(4*helper.MaxFDs))
+	var data []byte
 	raw, err := c.f.SyscallConn()
 	if err != nil {
 		return nil, nil, err
@@ -137,7 +138,12 @@ func (c *Conn) RecvRaw(maxFDs int) ([]byte, []*os.File, error) {
 	var n, oobn, flags int
 	var rerr error
 	if err := raw.Read(func(fd uintptr) bool {
-		n, oobn, flags, _, rerr = unix.Recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC)
+		buf := buffers.Get().(*[helper.MaxMessage]byte) // here, so that a connection that waits has none
+		defer buffers.Put(buf)
+		n, oobn, flags, _, rerr = unix.Recvmsg(int(fd), buf[:], oob, unix.MSG_CMSG_CLOEXEC)
+		if rerr == nil {
+			data = bytes.Clone(buf[:n])
+		}
 		return !errors.Is(rerr, unix.EAGAIN) && !errors.Is(rerr, unix.EINTR)
 	}); err != nil {
 		return nil, nil, err
@@ -159,8 +165,11 @@ func (c *Conn) RecvRaw(maxFDs int) ([]byte, []*os.File, error) {
 		CloseAll(fds)
 		return nil, nil, err
 	}
-	return buf[:n], fds, nil
+	return data, fds, nil
 }
+
+// buffers are as large as any message; most are small.
+var buffers = sync.Pool{New: func() any { return new([helper.MaxMessage]byte) }}
 
 // Recv reads one message into v (a pointer), strictly.
 func (c *Conn) Recv(v any, maxFDs int) ([]*os.File, error) {

@@ -133,23 +133,39 @@ func (s *Server) later(ctx context.Context, work reaping) {
 	}
 }
 
+// dying are endpoints whose links are looked at when their time has come.
+type dying struct {
+	at  time.Time
+	ids []string
+}
+
+// reaper takes work as it comes: the delay of one must not hold up the others, or more ends than one in each delay would
+// pile up.
 func (s *Server) reaper(ctx context.Context) {
+	var waiting []dying // the oldest first
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case work := <-s.reap:
 			s.endFlows(work)
-			if len(work.ids) == 0 {
-				continue
+			if len(work.ids) > 0 {
+				waiting = append(waiting, dying{time.Now().Add(reapDelay), work.ids})
 			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(reapDelay):
+			if len(waiting) == 1 {
+				timer.Reset(reapDelay)
 			}
-			for _, id := range work.ids {
-				s.reapLink(id)
+		case <-timer.C:
+			for len(waiting) > 0 && !waiting[0].at.After(time.Now()) {
+				for _, id := range waiting[0].ids {
+					s.reapLink(id)
+				}
+				waiting = waiting[1:]
+			}
+			if len(waiting) > 0 {
+				timer.Reset(time.Until(waiting[0].at))
 			}
 		}
 	}
