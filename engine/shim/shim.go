@@ -23,7 +23,6 @@ const (
 	ExitFile   = "exit.json"
 	ConfigFile = "config.json"
 	ListenFD   = 3 // the monitor's listening socket
-	GoFD       = 3 // of a stub: what to execute arrives here
 )
 
 // Open is the first line of a connection.

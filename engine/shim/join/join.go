@@ -1,4 +1,5 @@
-// Package join adds a process to a running container without an OCI runtime.
+// Package join makes processes that wait until they are told what to become: a further process of a running container,
+// without an OCI runtime, or just a program.
 //
 // Prepare makes a child of the calling process that waits, single-threaded and outside of the container, so that it can be
 // put into the container's cgroup before anything happens. Start tells it what to become: it enters the container's
@@ -67,13 +68,14 @@ const defaultPath = "/bin:/usr/bin"
 // Child is a process that waits for Start.
 type Child struct {
 	// PID is the waiting process. It ends at Start; the caller, its parent, collects it, as well as what Start returns.
-	PID  int
-	plan *plan
-	ctl  *os.File
+	PID   int
+	plan  *plan
+	ctl   *os.File
+	joins bool
 }
 
 // Prepare makes a child that will join the namespaces of the process of pidfd, which is not used after the return. score
-// is what its oom_score_adj shall be, "" for the caller's.
+// is what its oom_score_adj shall be, "" for the caller's. Without a pidfd the child can only Exec.
 func Prepare(pidfd *os.File, score string) (*Child, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -101,12 +103,16 @@ func Prepare(pidfd *os.File, score string) (*Child, error) {
 		return fail(err)
 	}
 	defer unix.Close(ctl)
-	target, err := unix.FcntlInt(pidfd.Fd(), unix.F_DUPFD_CLOEXEC, childFDs)
-	runtime.KeepAlive(pidfd)
-	if err != nil {
-		return fail(err)
+	target := ctl
+	if pidfd != nil {
+		target, err = unix.FcntlInt(pidfd.Fd(), unix.F_DUPFD_CLOEXEC, childFDs)
+		runtime.KeepAlive(pidfd)
+		if err != nil {
+			return fail(err)
+		}
+		defer unix.Close(target)
 	}
-	defer unix.Close(target)
+	c.joins = pidfd != nil
 	if c.PID, err = fork(c.plan, ctl, target); err != nil {
 		return fail(fmt.Errorf("clone: %w", err))
 	}
@@ -118,16 +124,41 @@ func Prepare(pidfd *os.File, score string) (*Child, error) {
 // The error names the step that failed and wraps ErrNotFound or a syscall.Errno.
 func (c *Child) Start(p Process, streams [3]*os.File) (pid int, err error) {
 	defer c.Close()
+	if !c.joins {
+		return 0, errors.New("a child that joins nothing")
+	}
 	if err := c.plan.write(p); err != nil {
 		return 0, err
 	}
+	if err := c.tell(streams); err != nil {
+		return 0, err
+	}
+	return c.plan.result(p)
+}
+
+// Exec lets the child execute a program, in a session of its own, with the three standard streams, no other descriptor and
+// no signal ignored or blocked. The child keeps its PID. It can be called once.
+func (c *Child) Exec(argv, env []string, streams [3]*os.File) error {
+	defer c.Close()
+	if err := c.plan.writeExec(argv, env); err != nil {
+		return err
+	}
+	if err := c.tell(streams); err != nil {
+		return err
+	}
+	return c.plan.execResult(argv[0])
+}
+
+// tell sends the streams, which begins everything, and waits until every process that has the other end of the socket has
+// executed a program or is gone.
+func (c *Child) tell(streams [3]*os.File) error {
 	var fds [3]int
 	for i, f := range streams {
 		fds[i] = int(f.Fd()) // also makes it blocking, as a program expects it
 	}
 	raw, err := c.ctl.SyscallConn()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	var serr error
 	err = raw.Control(func(fd uintptr) {
@@ -135,13 +166,12 @@ func (c *Child) Start(p Process, streams [3]*os.File) (pid int, err error) {
 	})
 	runtime.KeepAlive(streams)
 	if err = errors.Join(err, serr); err != nil {
-		return 0, fmt.Errorf("order to child: %w", err)
+		return fmt.Errorf("order to child: %w", err)
 	}
-	// The end of the stream: every process that has the other end has executed the program or is gone.
 	if _, err := c.ctl.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-		return 0, fmt.Errorf("answer of child: %w", errors.Join(err, os.ErrInvalid))
+		return fmt.Errorf("answer of child: %w", errors.Join(err, os.ErrInvalid))
 	}
-	return c.plan.result(p)
+	return nil
 }
 
 // Close ends a child that was not started and frees what it holds. Safe to repeat.

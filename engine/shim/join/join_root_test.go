@@ -224,3 +224,42 @@ func TestWaitingChildIsClosed(t *testing.T) {
 		t.Errorf("exit %d", code)
 	}
 }
+
+func TestExec(t *testing.T) {
+	execute := func(args ...string) (string, int, error) {
+		c, err := Prepare(nil, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		null, err := os.Open("/dev/null")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer null.Close()
+		err = c.Exec(args, []string{"A=b"}, [3]*os.File{null, w, w})
+		w.Close()
+		out, _ := io.ReadAll(r)
+		return strings.TrimSpace(string(out)), wait(t, c.PID), err
+	}
+	const script = `echo $A; ls /proc/self/fd | tr '\n' ' '; grep -h -e SigBlk -e SigIgn /proc/self/status; ps -o sid= -p $$ | grep -qw $$ && echo leader; exit 3`
+	want := "b\n0 1 2 3 SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\nleader"
+	if out, code, err := execute("/bin/sh", "-c", script); out != want || code != 3 || err != nil {
+		t.Errorf("%q, exit %d, %v; want %q", out, code, err, want)
+	}
+	if _, code, err := execute("/stkt/none"); !errors.Is(err, unix.ENOENT) || code != 127 {
+		t.Errorf("no program: exit %d, %v", code, err)
+	}
+	c, err := Prepare(nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Start(shell("true"), [3]*os.File{}); err == nil {
+		t.Error("a child without a container joined one")
+	}
+	wait(t, c.PID)
+}

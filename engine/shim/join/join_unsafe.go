@@ -53,6 +53,7 @@ type plan struct {
 	bounding, ambient  uintptr
 	lastCap            uintptr
 	tty, nnp, filtered bool
+	bare               bool // execute paths[0] and nothing else
 
 	paths     [maxPaths]uintptr // C strings: where to look for the program
 	limits    [maxLimits]Limit
@@ -211,6 +212,24 @@ func (p *plan) write(o Process) error {
 	return nil
 }
 
+// writeExec is the order to execute a program.
+func (p *plan) writeExec(argv, env []string) error {
+	var errs [3]error
+	p.argv, errs[0] = p.texts(argv)
+	p.envp, errs[1] = p.texts(env)
+	p.paths[0], errs[2] = p.text(argv[0])
+	p.bare = true
+	return errors.Join(errs[:]...)
+}
+
+// execResult is what became of that order.
+func (p *plan) execResult(path string) error {
+	if p.step != 0 {
+		return failure(int(p.step), syscall.Errno(p.errno), Process{Args: []string{path}}, []string{path})
+	}
+	return nil
+}
+
 // fork makes the child. Signals stay blocked in it until it executes a program: no handler of this process may run there.
 func fork(p *plan, ctl, target int) (int, error) {
 	runtime.LockOSThread()
@@ -266,6 +285,15 @@ func child(p *plan, ctl, target uintptr) (pid uintptr, errno syscall.Errno) {
 	step = stepStreams
 	if p.msg.controllen != unix.SizeofCmsghdr+3*4 && p.msg.controllen != unix.SizeofCmsghdr+4*4 { // with or without padding
 		goto failed
+	}
+	if p.bare {
+		syscall.RawSyscall(unix.SYS_CLOSE, targetFD, 0, 0)
+		path = p.paths[0]
+		step = stepSession
+		if _, _, errno = syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0); errno != 0 {
+			goto failed
+		}
+		goto execute
 	}
 	step = stepNamespaces
 	if _, _, errno = syscall.RawSyscall(unix.SYS_SETNS, targetFD, namespaces, 0); errno != 0 {
@@ -405,6 +433,7 @@ func child(p *plan, ctl, target uintptr) (pid uintptr, errno syscall.Errno) {
 		}
 	}
 
+execute:
 	// Signals as a new program expects them: ignored ones would stay ignored, blocked ones blocked.
 	for i = 1; i <= 64; i++ {
 		syscall.RawSyscall6(unix.SYS_RT_SIGACTION, i, address(&p.action), 0, 8, 0, 0)

@@ -31,63 +31,12 @@ import (
 	"stockade/internal/failpoint"
 )
 
-// Main is the program: "stockade-shim BUNDLE", or "stockade-shim stub".
+// Main is the program: "stockade-shim BUNDLE".
 func Main(args []string) error {
-	switch {
-	case len(args) == 1 && args[0] == "stub":
-		return stub()
-	case len(args) == 1:
+	if len(args) == 1 {
 		return run(args[0])
 	}
 	return errors.New("usage: stockade-shim BUNDLE (it is started by stockade-engine)")
-}
-
-// stub waits for its command line and becomes it.
-func stub() error {
-	pipe := os.NewFile(shim.GoFD, "go")
-	var order stubOrder
-	text, err := io.ReadAll(pipe)
-	if err != nil || !order.parse(string(text)) {
-		return nil // the monitor is gone
-	}
-	pipe.Close()
-	if order.NoStdin {
-		null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		if err := unix.Dup2(null, 0); err != nil {
-			return err
-		}
-	}
-	defaultSignals()
-	// One processor: an OCI runtime written in Go spends a sixth of its time on more that it has no use for.
-	return syscall.Exec(order.Argv[0], order.Argv, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOMAXPROCS=1"})
-}
-
-// stubOrder is written as its strings, each with a zero byte after it, and one more at the end: an order without that is
-// not whole.
-type stubOrder struct {
-	Argv    []string
-	NoStdin bool
-}
-
-func (o stubOrder) text() string {
-	first := "-"
-	if o.NoStdin {
-		first = "n"
-	}
-	return first + "\x00" + strings.Join(o.Argv, "\x00") + "\x00\x00"
-}
-
-func (o *stubOrder) parse(text string) bool {
-	text, ok := strings.CutSuffix(text, "\x00\x00")
-	parts := strings.Split(text, "\x00")
-	if !ok || len(parts) < 2 {
-		return false
-	}
-	o.NoStdin, o.Argv = parts[0] == "n", parts[1:]
-	return true
 }
 
 type monitor struct {
@@ -202,7 +151,7 @@ func (c *control) send(ev shim.Event) {
 func (m *monitor) serveControl(conn net.Conn, r *bufio.Reader) {
 	c := &control{conn: conn}
 	m.mu.Lock()
-	hello := shim.Opened{StubPID: m.main.stub, Exit: m.exit}
+	hello := shim.Opened{StubPID: m.main.child.PID, Exit: m.exit}
 	if m.created {
 		hello.PID = m.main.pid
 	}
@@ -414,7 +363,7 @@ func (m *monitor) exec(id string, r *shim.Run) (int, error) {
 		return 0, err
 	}
 	p.run = *r
-	return p.stub, m.add(id, p)
+	return p.child.PID, m.add(id, p)
 }
 
 // add makes an exec known.

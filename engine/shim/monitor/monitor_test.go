@@ -19,10 +19,10 @@ import (
 	"stockade/engine/shim"
 )
 
-// The test binary is also the monitor, its stub and the OCI runtime.
+// The test binary is also the monitor and the OCI runtime.
 func TestMain(m *testing.M) {
 	switch {
-	case len(os.Args) == 2 && (os.Args[1] == "stub" || strings.HasPrefix(os.Args[1], "/")):
+	case len(os.Args) == 2 && strings.HasPrefix(os.Args[1], "/"):
 		if err := Main(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
