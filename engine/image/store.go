@@ -170,7 +170,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		err = s.endLeases(ctx)
 	}
 	if err == nil {
-		err = s.doubt(ctx)
+		if derr := s.doubt(ctx); derr != nil { // a full disk must not keep the server down; the next start does it
+			s.cfg.Log.Warn("blobs without a record stay until the next start", "err", derr)
+		}
 	}
 	if err != nil {
 		s.bolt.Close()
