@@ -47,18 +47,23 @@ func (t *task) Exec(ctx context.Context, e ExecSpec) (Exec, error) {
 
 // byJoining prepares the process without the OCI runtime.
 func (x *execution) byJoining(ctx context.Context, e ExecSpec, p join.Process) error {
-	from, err := x.t.takeWaiting(ctx)
-	if err != nil {
-		return err
-	}
 	p.TTY = e.TTY
-	order := shim.Join{From: from, Process: p, Stdin: e.Stdin}
+	order := shim.Join{Process: p, Stdin: e.Stdin}
 	order.UID, order.GID = int(base(x.t.slot.block)+p.UID), int(base(x.t.slot.block)+p.GID)
 	if c := e.Process.ConsoleSize; c != nil && e.TTY {
 		order.Height, order.Width = uint16(c.Height), uint16(c.Width)
 	}
-	_, err = x.t.slot.shim.Do(ctx, shim.Request{Op: shim.OpExec, Exec: e.ID, Join: &order})
-	return err
+	for again := false; ; again = true {
+		w, err := x.t.waitingProcess(ctx)
+		if err != nil {
+			return err
+		}
+		order.From = w.name
+		if _, err = x.t.slot.shim.Do(ctx, shim.Request{Op: shim.OpExec, Exec: e.ID, Join: &order}); err == nil || again {
+			return err
+		}
+		x.t.dropWaiting(w) // the kernel may have ended it, for the container's limits hold for it
+	}
 }
 
 // byRuntime prepares the process by the OCI runtime's exec.

@@ -25,7 +25,7 @@ import (
 // errNeedsRuntime tells that only the container's OCI runtime can add a process.
 var errNeedsRuntime = errors.New("exec by the OCI runtime")
 
-// waitingTime is how long a process waits to become an exec before it is given up.
+// waitingTime is how long a process waits for the next exec before it is given up.
 const waitingTime = 10 * time.Second
 
 // joiner is what a task keeps for execs without the OCI runtime.
@@ -37,13 +37,15 @@ type joiner struct {
 	spare *waiting
 }
 
-// waiting is a process in the container's cgroup that can become an exec. To put it there takes the kernel milliseconds
-// (it waits for all processors), so it is done while the client prepares its next request.
+// waiting is a process in the container's cgroup that makes execs. To put one there takes the kernel milliseconds (it
+// waits for all processors, and nothing on the machine forks meanwhile), so it is done while the client prepares its next
+// request, and once for execs that follow one another.
 type waiting struct {
 	name  string
 	ready chan struct{}
-	pid   int   // 0 until it is known
-	err   error // valid after ready
+	pid   int       // 0 until it is known
+	used  time.Time // last; guarded by joiner.mu, as pid
+	err   error     // valid after ready
 }
 
 // joinable translates a process, or says errNeedsRuntime: for a runtime that makes no ordinary namespaces, or a process
@@ -185,38 +187,63 @@ var rlimits = map[string]uint64{
 
 // ExpectExec implements Task.
 func (t *task) ExpectExec() {
-	if t.over() != nil {
-		return
+	if t.over() == nil {
+		t.spareProcess()
 	}
+}
+
+// spareProcess returns the waiting process, which may not be ready yet.
+func (t *task) spareProcess() *waiting {
 	t.joiner.mu.Lock()
 	defer t.joiner.mu.Unlock()
-	if t.joiner.spare != nil {
-		return
+	w := t.joiner.spare
+	if w == nil {
+		w = &waiting{name: randomID(), ready: make(chan struct{})}
+		t.joiner.spare = w
+		go t.keepWaiting(w)
 	}
-	w := &waiting{name: randomID(), ready: make(chan struct{})}
-	t.joiner.spare = w
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		defer cancel()
-		if _, err := t.joinable(&specs.Process{}); err != nil {
-			w.err = err
-		} else {
-			w.err = t.makeWaiting(ctx, w)
-		}
-		close(w.ready)
-		if w.err == nil {
-			time.Sleep(waitingTime)
-		}
+	w.used = time.Now()
+	return w
+}
+
+// keepWaiting makes a waiting process and ends it when it was not used for a while.
+func (t *task) keepWaiting(w *waiting) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	if _, err := t.joinable(&specs.Process{}); err != nil {
+		w.err = err
+	} else {
+		w.err = t.makeWaiting(ctx, w)
+	}
+	cancel()
+	close(w.ready)
+	for w.err == nil {
 		t.joiner.mu.Lock()
-		unused := t.joiner.spare == w
-		if unused {
-			t.joiner.spare = nil
-		}
+		left := waitingTime - time.Since(w.used)
+		gone := t.joiner.spare != w
 		t.joiner.mu.Unlock()
-		if unused && w.err == nil {
-			t.endWaiting(w)
+		if gone || left <= 0 {
+			break
 		}
-	}()
+		select {
+		case <-t.done:
+			return
+		case <-time.After(left):
+		}
+	}
+	t.dropWaiting(w)
+}
+
+// dropWaiting ends a waiting process; the next exec gets a new one.
+func (t *task) dropWaiting(w *waiting) {
+	t.joiner.mu.Lock()
+	mine := t.joiner.spare == w
+	if mine {
+		t.joiner.spare = nil
+	}
+	t.joiner.mu.Unlock()
+	if mine && w.err == nil {
+		t.endWaiting(w)
+	}
 }
 
 // makeWaiting makes a waiting process.
@@ -241,20 +268,15 @@ func (t *task) endWaiting(w *waiting) {
 	_, _ = t.slot.shim.Do(ctx, shim.Request{Op: shim.OpExecEnd, Exec: w.name})
 }
 
-// takeWaiting returns the name of a waiting process, which is the caller's.
-func (t *task) takeWaiting(ctx context.Context) (string, error) {
-	t.joiner.mu.Lock()
-	w := t.joiner.spare
-	t.joiner.spare = nil
-	t.joiner.mu.Unlock()
-	if w != nil {
-		<-w.ready
-		if w.err == nil {
-			return w.name, nil
-		}
+// waitingProcess returns a process that makes execs.
+func (t *task) waitingProcess(ctx context.Context) (*waiting, error) {
+	w := t.spareProcess()
+	select {
+	case <-w.ready:
+		return w, w.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	w = &waiting{name: randomID()}
-	return w.name, t.makeWaiting(ctx, w)
 }
 
 // waitingPID is the process that waits in the container's cgroup and is none of the container's, or 0.

@@ -62,8 +62,8 @@ const (
 	OpCreate  Op = "create"   // Create: run the OCI runtime's create; answers with PID
 	OpStart   Op = "start"    // let the first process begin
 	OpResize  Op = "resize"   // Height, Width; of Exec if that is set
-	OpPrepare Op = "prepare"  // make a process that can become an exec, named Exec; answers with its PID
-	OpExec    Op = "exec"     // Run: prepare an exec; answers with the stub's PID. Or Join: with a process of OpPrepare
+	OpPrepare Op = "prepare"  // make a process that can make execs, named Exec; answers with its PID
+	OpExec    Op = "exec"     // Run: prepare an exec; answers with the stub's PID. Or Join: by a process of OpPrepare
 	OpExecGo  Op = "exec-go"  // begin it; answers with the process's PID
 	OpExecEnd Op = "exec-end" // forget an exec, or end a process of OpPrepare
 	OpRelease Op = "release"  // the monitor ends

@@ -2,9 +2,9 @@
 // without an OCI runtime, or just a program.
 //
 // Prepare makes a child of the calling process that waits, single-threaded and outside of the container, so that it can be
-// put into the container's cgroup before anything happens. Start tells it what to become: it enters the container's
-// namespaces, makes the process there as its own sibling, and that gives up all rights that the process shall not have
-// and executes the program. The steps, and what each guards against, are those of the OCI runtime's own exec; Process
+// put into the container's cgroup before anything happens. Start has it make a copy, which enters the container's
+// namespaces and makes the process there; that gives up all rights that the process shall not have and executes the
+// program. All are children of the calling process. The steps, and what each guards against, are those of the OCI runtime's own exec; Process
 // says everything that distinguishes one from another.
 //
 // Trust: the caller has checked Process; the container is hostile, and its first process may end at any step.
@@ -21,6 +21,7 @@ import (
 	"path"
 	"runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -67,10 +68,11 @@ const defaultPath = "/bin:/usr/bin"
 
 // Child is a process that waits for Start.
 type Child struct {
-	// PID is the waiting process. It ends at Start; the caller, its parent, collects it, as well as what Start returns.
+	// PID is the waiting process. It ends at Close; the caller, its parent, collects it, as well as what Start returns.
 	PID   int
+	mu    sync.Mutex // one order at a time
 	plan  *plan
-	ctl   *os.File
+	ctl   *os.File // nil after Close
 	joins bool
 }
 
@@ -119,27 +121,34 @@ func Prepare(pidfd *os.File, score string) (*Child, error) {
 	return c, nil
 }
 
-// Start lets the child become p with the three standard streams and returns the process's pid. It can be called once. With
-// an error the pid is 0 or that of a process which ended and is to be collected like any other.
+// Start makes the process p with the three standard streams and returns its pid, and that of a helper: both are to be
+// collected like any other child. With an error each is 0 or that of a process which has ended. It can be called again.
 // The error names the step that failed and wraps ErrNotFound or a syscall.Errno.
-func (c *Child) Start(p Process, streams [3]*os.File) (pid int, err error) {
-	defer c.Close()
-	if !c.joins {
-		return 0, errors.New("a child that joins nothing")
+func (c *Child) Start(p Process, streams [3]*os.File) (pid, helper int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.joins || c.ctl == nil {
+		return 0, 0, errors.New("a child that joins nothing")
 	}
 	if err := c.plan.write(p); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if err := c.tell(streams); err != nil {
-		return 0, err
+		return 0, int(c.plan.helper), err
 	}
-	return c.plan.result(p)
+	pid, err = c.plan.result(p)
+	return pid, int(c.plan.helper), err
 }
 
 // Exec lets the child execute a program, in a session of its own, with the three standard streams, no other descriptor and
 // no signal ignored or blocked. The child keeps its PID. It can be called once.
 func (c *Child) Exec(argv, env []string, streams [3]*os.File) error {
 	defer c.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctl == nil {
+		return errors.New("a child that has its order")
+	}
 	if err := c.plan.writeExec(argv, env); err != nil {
 		return err
 	}
@@ -149,15 +158,41 @@ func (c *Child) Exec(argv, env []string, streams [3]*os.File) error {
 	return c.plan.execResult(argv[0])
 }
 
-// tell sends the streams, which begins everything, and waits until every process that has the other end of the socket has
-// executed a program or is gone.
+// Alive tells whether the child still waits for orders.
+func (c *Child) Alive() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctl == nil {
+		return false
+	}
+	raw, err := c.ctl.SyscallConn()
+	if err != nil {
+		return false
+	}
+	alive := false
+	err = raw.Control(func(fd uintptr) {
+		set := []unix.PollFd{{Fd: int32(fd)}}
+		_, err := unix.Poll(set, 0)
+		alive = err == nil && set[0].Revents == 0
+	})
+	return err == nil && alive
+}
+
+// tell sends the streams, which begins everything, and waits until every process that has the other end of the status pipe
+// has executed a program or is gone.
 func (c *Child) tell(streams [3]*os.File) error {
-	var fds [3]int
+	status, end, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("pipe: %w", err)
+	}
+	defer status.Close()
+	fds := [4]int{3: int(end.Fd())}
 	for i, f := range streams {
 		fds[i] = int(f.Fd()) // also makes it blocking, as a program expects it
 	}
 	raw, err := c.ctl.SyscallConn()
 	if err != nil {
+		end.Close()
 		return err
 	}
 	var serr error
@@ -165,23 +200,25 @@ func (c *Child) tell(streams [3]*os.File) error {
 		serr = unix.Sendmsg(int(fd), []byte{1}, unix.UnixRights(fds[:]...), nil, unix.MSG_NOSIGNAL)
 	})
 	runtime.KeepAlive(streams)
+	end.Close()
 	if err = errors.Join(err, serr); err != nil {
 		return fmt.Errorf("order to child: %w", err)
 	}
-	if _, err := c.ctl.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+	if _, err := status.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("answer of child: %w", errors.Join(err, os.ErrInvalid))
 	}
 	return nil
 }
 
-// Close ends a child that was not started and frees what it holds. Safe to repeat.
+// Close ends the waiting child and frees what it holds. Safe to repeat.
 func (c *Child) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.ctl != nil {
 		c.ctl.Close()
-		c.ctl = nil
+		c.plan.free()
+		c.ctl, c.plan = nil, nil
 	}
-	c.plan.free()
-	c.plan = nil
 }
 
 // candidates are the paths that the program is looked up at.

@@ -59,7 +59,6 @@ func run(t *testing.T, pidfd *os.File, p Process) (string, int, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waiting := c.PID
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -70,9 +69,22 @@ func run(t *testing.T, pidfd *os.File, p Process) (string, int, error) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	pid, err := c.Start(p, [3]*os.File{null, w, w})
+	defer func() {
+		c.Close()
+		wait(t, c.PID)
+	}()
+	if !c.Alive() {
+		t.Error("the child does not wait")
+	}
+	before, helper, err := c.Start(shell("exit 7"), [3]*os.File{null, null, null}) // another order before
+	if err != nil || wait(t, helper) != 127 || wait(t, before) != 7 {
+		t.Fatal(before, helper, err)
+	}
+	pid, helper, err := c.Start(p, [3]*os.File{null, w, w})
 	w.Close()
-	wait(t, waiting)
+	if helper != 0 {
+		wait(t, helper)
+	}
 	if err != nil {
 		if pid != 0 {
 			wait(t, pid)
@@ -258,8 +270,9 @@ func TestExec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Start(shell("true"), [3]*os.File{}); err == nil {
+	if _, _, err := c.Start(shell("true"), [3]*os.File{}); err == nil {
 		t.Error("a child without a container joined one")
 	}
+	c.Close()
 	wait(t, c.PID)
 }

@@ -11,11 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The child's descriptors. The streams become 0, 1 and 2 because the kernel gives the lowest free numbers.
+// The child's descriptors. The streams become 0, 1 and 2, and the end of the status pipe 5, because the kernel gives the
+// lowest free numbers.
 const (
 	ctlFD    = 3
 	targetFD = 4
-	childFDs = 5
+	statusFD = 5
+	childFDs = 6
 )
 
 // namespaces are all that a container may have of its own.
@@ -38,6 +40,7 @@ type plan struct {
 
 	// Result.
 	pid, step, errno uintptr
+	helper           uintptr // pid of the process between the child and the one that was asked for
 	tried            uintptr // 1 + index of the path looked at last
 
 	// Order.
@@ -100,7 +103,7 @@ func newPlan() (*plan, error) {
 	p := (*plan)(unsafe.Pointer(&b[0]))
 	p.used = unsafe.Sizeof(*p)
 	p.iov = iovec{address(&p.buf), 1}
-	p.msg = msghdr{iov: address(&p.iov), iovlen: 1, control: address(&p.control), controllen: unsafe.Sizeof(p.control)}
+	p.msg = msghdr{iov: address(&p.iov), iovlen: 1, control: address(&p.control)}
 	return p, nil
 }
 
@@ -116,7 +119,7 @@ func address[T any](v *T) uintptr { return uintptr(unsafe.Pointer(v)) }
 
 var errTooLarge = fmt.Errorf("exec: arguments, environment, PATH or limits: %w", unix.E2BIG)
 
-// alloc takes n bytes, aligned for any integer, and returns their address.
+// alloc takes n zero bytes, aligned for any integer, and returns their address.
 func (p *plan) alloc(n uintptr) ([]byte, uintptr, error) {
 	at := (p.used + 7) &^ 7
 	if n > planSize || at+n > planSize {
@@ -124,6 +127,7 @@ func (p *plan) alloc(n uintptr) ([]byte, uintptr, error) {
 	}
 	p.used = at + n
 	b := p.bytes()[at : at+n]
+	clear(b) // of an order before
 	return b, address(&b[:1][0]), nil
 }
 
@@ -174,12 +178,19 @@ func (p *plan) prefer(score string) error {
 	return errors.Join(err1, err2)
 }
 
+// reset forgets the order before.
+func (p *plan) reset() {
+	p.used = unsafe.Sizeof(*p)
+	p.pid, p.step, p.errno, p.helper, p.tried = 0, 0, 0, 0, 0
+}
+
 // write is the order.
 func (p *plan) write(o Process) error {
 	last, err := lastCap()
 	if err != nil {
 		return err
 	}
+	p.reset()
 	var errs [7]error
 	p.argv, errs[0] = p.texts(o.Args)
 	p.envp, errs[1] = p.texts(o.Env)
@@ -214,6 +225,7 @@ func (p *plan) write(o Process) error {
 
 // writeExec is the order to execute a program.
 func (p *plan) writeExec(argv, env []string) error {
+	p.reset()
 	var errs [3]error
 	p.argv, errs[0] = p.texts(argv)
 	p.envp, errs[1] = p.texts(env)
@@ -252,8 +264,8 @@ func fork(p *plan, ctl, target int) (int, error) {
 // raw system calls only, from this one function: no allocation, no growing stack, no scheduler, no signal handler. All
 // memory that it writes is the plan, which is no Go memory, and its stack.
 //
-// SECURITY(T-501): all descriptors of this process but two are closed before anything else is done, and the last one
-// before a path of the container is looked at is a socket: no working folder, no program can be reached through one. The
+// SECURITY(T-501): all descriptors of this process but two are closed before anything else is done, and the only one beside
+// the streams when a path of the container is looked at is a pipe: no working folder, no program can be reached through it. The
 // process is not traceable, and its memory belongs to the user namespace of this process, from before it enters the
 // container until it executes a program of the container.
 //
@@ -275,18 +287,25 @@ func child(p *plan, ctl, target uintptr) (pid uintptr, errno syscall.Errno) {
 	syscall.RawSyscall(unix.SYS_DUP3, ctl, ctlFD, unix.O_CLOEXEC)
 	syscall.RawSyscall(unix.SYS_DUP3, target, targetFD, unix.O_CLOEXEC)
 	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 0, ctlFD-1, 0)
-	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, childFDs, uintptr(^uint32(0)), 0)
+	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, statusFD, uintptr(^uint32(0)), 0)
 
-	// Wait for the order; the end of the stream is the end of the parent, or of its interest.
+wait:
+	// The end of the stream is the end of the parent, or of its interest.
+	p.msg.controllen = unsafe.Sizeof(p.control)
 	n, _, errno = syscall.RawSyscall(unix.SYS_RECVMSG, ctlFD, address(&p.msg), 0)
+	if errno == unix.EINTR {
+		goto wait
+	}
 	if errno != 0 || n != 1 {
 		goto end
 	}
 	step = stepStreams
-	if p.msg.controllen != unix.SizeofCmsghdr+3*4 && p.msg.controllen != unix.SizeofCmsghdr+4*4 { // with or without padding
+	if p.msg.controllen != unix.SizeofCmsghdr+4*4 {
 		goto failed
 	}
+	syscall.RawSyscall(unix.SYS_FCNTL, statusFD, unix.F_SETFD, unix.FD_CLOEXEC)
 	if p.bare {
+		syscall.RawSyscall(unix.SYS_CLOSE, ctlFD, 0, 0)
 		syscall.RawSyscall(unix.SYS_CLOSE, targetFD, 0, 0)
 		path = p.paths[0]
 		step = stepSession
@@ -295,6 +314,17 @@ func child(p *plan, ctl, target uintptr) (pid uintptr, errno syscall.Errno) {
 		}
 		goto execute
 	}
+	// Another process joins, and this one waits for the next order: what it has that others lack is its control group.
+	if pid, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, unix.CLONE_PARENT|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0); errno != 0 || pid != 0 {
+		if errno != 0 {
+			p.step, p.errno = stepProcess, uintptr(errno)
+		}
+		p.helper = pid
+		syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 0, ctlFD-1, 0)
+		syscall.RawSyscall(unix.SYS_CLOSE, statusFD, 0, 0)
+		goto wait
+	}
+	syscall.RawSyscall(unix.SYS_CLOSE, ctlFD, 0, 0)
 	step = stepNamespaces
 	if _, _, errno = syscall.RawSyscall(unix.SYS_SETNS, targetFD, namespaces, 0); errno != 0 {
 		goto failed

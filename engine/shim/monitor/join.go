@@ -59,18 +59,23 @@ func score(pid int) string {
 	return strings.TrimSpace(string(its))
 }
 
-// join makes a prepared process an exec.
+// join makes an exec, by a prepared process: one can make many.
 func (m *monitor) join(id string, j *shim.Join) error {
 	m.mu.Lock()
 	c := m.waiting[j.From]
-	delete(m.waiting, j.From)
 	m.mu.Unlock()
 	if c == nil || id == "" {
 		return errors.New("no such waiting process")
 	}
+	if !c.Alive() {
+		m.mu.Lock()
+		delete(m.waiting, j.From)
+		m.mu.Unlock()
+		c.Close()
+		return errors.New("the waiting process was killed")
+	}
 	p, err := m.newProcess()
 	if err != nil {
-		c.Close()
 		return err
 	}
 	p.child, p.order = c, j
@@ -89,11 +94,13 @@ func (p *process) enter() (int, error) {
 	p.mu.Unlock()
 	streams, err := p.streams()
 	if err != nil {
-		p.child.Close()
 		p.failed()
 		return 0, err
 	}
-	pid, err := p.child.Start(p.order.Process, streams)
+	pid, helper, err := p.child.Start(p.order.Process, streams)
+	if helper != 0 {
+		p.m.reap.watch(helper) // its status says nothing
+	}
 	if p.run.TTY || !p.run.Stdin {
 		streams[0].Close()
 	}

@@ -21,7 +21,7 @@ import (
 // process is the container's first process or an exec: its stub, its streams and who is attached.
 type process struct {
 	m     *monitor
-	child *join.Child // waits to become the OCI runtime, or, with an order, the process
+	child *join.Child // waits to become the OCI runtime, or, with an order, makes the process
 	order *shim.Join  // of an exec without the OCI runtime
 	pid   int         // pid of the process itself, once it is there
 	run   shim.Run
@@ -87,7 +87,9 @@ func (p *process) abandon() {
 		return
 	}
 	p.closeAll()
-	p.child.Close()
+	if p.order == nil { // else it is there for others, too
+		p.child.Close()
+	}
 	for c := range p.clients {
 		c.conn.Close()
 	}
